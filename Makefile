@@ -1,0 +1,42 @@
+# make demo   sets up and runs the whole study on the embedded set: tables, figures and a page in figures/demo
+# make test   sets up and runs every test: notebooks, then pytest
+# make clean  removes what these made
+
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.PHONY: demo test setup readme check clean
+
+demo: setup
+	$(BIN)/idgi-repro study --data embedded --images 12 --out results/demo
+	$(BIN)/idgi-repro report results/demo --out figures/demo
+
+test: setup
+	$(BIN)/nbdev_test --n_workers 1 --pause 0 --timing
+	$(BIN)/pytest
+
+setup: $(READY)
+
+# the tested versions where they exist for this Python, else whatever the bounds in pyproject.toml admit
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("idgi_repro needs Python 3.10 or newer; call make PYTHON=python3.x") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "uv>=0.5"
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev]"
+	touch $@
+
+# the front page has one source, nbs/index.ipynb
+readme: setup
+	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN \
+		--RegexRemovePreprocessor.patterns='^#\|\s*(hide|default_exp)'
+	sed -i.bak -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_]*\.ipynb\))#](nbs/\1)#g' README.md && rm README.md.bak
+
+# exported package, README and committed notebooks are current
+check: setup readme
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean --fname nbs
+	git diff --exit-code -- idgi_repro README.md nbs || { echo "notebooks, package and README are out of step: run make check and commit"; exit 1; }
+
+clean:
+	rm -rf .venv results figures/demo build *.egg-info .pytest_cache .hypothesis

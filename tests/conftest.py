@@ -1,0 +1,22 @@
+"What several test files need: the shared folder, where there is one, and marks that follow from the machine."
+import os
+from pathlib import Path
+
+import pytest, torch
+
+SHARED = Path(os.environ.get('IDGI_SHARED') or Path(__file__).resolve().parents[2]/'shared')
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available(): return
+    for item in items:
+        if item.get_closest_marker('cuda'): item.add_marker(pytest.mark.skip(reason='no CUDA device'))
+
+
+@pytest.fixture(scope='session')
+def shared():
+    "The folder with `golden` and `realdata`, beside the repository or at IDGI_SHARED."
+    needed = [SHARED/'golden'/'study_mobilenet_v2.npz', SHARED/'realdata'/'realdata.py']
+    missing = [str(p) for p in needed if not p.is_file()]
+    if missing: pytest.skip(f'not here: {", ".join(missing)}')
+    return SHARED

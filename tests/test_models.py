@@ -1,0 +1,156 @@
+"Networks: what a notebook cell is the wrong place for, and every mistake a user can make when naming one."
+import os, sys
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+import pytest, torch, torchvision
+from PIL import Image
+from torch import nn
+
+from idgi_repro.data import Embedded, open_images, select
+from idgi_repro.gradients import InputError
+from idgi_repro.models import EMBEDDED, STUDY, WEIGHTS, Network, load
+
+REALDATA = Path(os.environ.get('IDGI_SHARED') or Path(__file__).resolve().parents[2]/'shared')/'realdata'
+realdata = pytest.mark.skipif(not (REALDATA/'realdata.py').is_file(), reason='real networks and images are not here')
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "An empty torch hub folder on a machine without a network."
+    def refuse(*args, **kwargs): raise URLError('no route to host')
+    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr('torch.hub.urlopen', refuse)
+    (tmp_path/'checkpoints').mkdir()
+    return tmp_path/'checkpoints'
+
+
+@pytest.mark.parametrize('name', EMBEDDED)
+def test_embedded_networks_keep_what_is_promised(name):
+    assert (WEIGHTS/f'{name}.safetensors').stat().st_size < 1_000_000
+    net = load(name)
+    assert not net.module.training and not any(p.requires_grad for p in net.module.parameters())
+    table = select(net, Embedded(200))
+    assert table.correct.mean() >= .9 and table.confident.mean() >= .5
+
+
+@pytest.mark.parametrize('name', STUDY)
+def test_a_missing_download_names_file_folder_and_url(name, hub):
+    with pytest.raises(InputError) as e: load(name)
+    weights = torchvision.models.get_model_weights(name)[STUDY[name][0]]
+    for said in (weights.url, str(hub), Path(weights.url).name): assert said in str(e.value)
+
+
+@pytest.mark.parametrize('error', [URLError('x'), HTTPError('u', 503, 'busy', None, None), TimeoutError('slow'), ConnectionResetError('gone')])
+def test_every_kind_of_failed_download(error, hub, monkeypatch):
+    def refuse(*args, **kwargs): raise error
+    monkeypatch.setattr('torch.hub.urlopen', refuse)
+    with pytest.raises(InputError, match='place it as'): load('resnet50')
+
+
+def test_a_file_in_its_place_is_loaded_without_a_download(hub):
+    there = torchvision.models.mobilenet_v2()
+    torch.save(there.state_dict(), hub/'mobilenet_v2-7ebf99e0.pth')
+    net = load('mobilenet_v2')
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad(): assert torch.equal(net.module(x), there.eval()(x))
+    assert (net.resize, net.crop, len(net.categories)) == (232, 224, 1000)
+
+
+def test_other_weights_bring_their_own_sizes(hub):
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), hub/'mobilenet_v2-b0353104.pth')
+    net = load('mobilenet_v2@IMAGENET1K_V1')
+    assert (net.name, net.resize, net.crop) == ('mobilenet_v2@IMAGENET1K_V1', 256, 224)
+
+
+@pytest.mark.parametrize('content', ['garbage', 'truncated', 'of another network'])
+def test_a_damaged_file(content, hub):
+    file = hub/'mobilenet_v2-7ebf99e0.pth'
+    torch.save((nn.Linear(2, 2) if content == 'of another network' else torchvision.models.mobilenet_v2()).state_dict(), file)
+    if content == 'garbage': file.write_bytes(b'<html>sign in first</html>')
+    if content == 'truncated': file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.raises(InputError, match='damaged or not') as e: load('mobilenet_v2')
+    assert str(file) in str(e.value)
+
+
+def test_a_download_with_the_wrong_hash(hub, monkeypatch):
+    def fetch(url, dst, *args, **kwargs): raise RuntimeError('invalid hash value (expected "7ebf99e0", got "0")')
+    monkeypatch.setattr('torch.hub.download_url_to_file', fetch)
+    with pytest.raises(InputError, match='invalid hash'): load('mobilenet_v2')
+
+
+@pytest.mark.parametrize('spec, said', [
+    ('resnet51',               'known are mini_mobilenet'),
+    ('',                       'known are'),
+    ('mini_resnet@V2',         'unknown network'),
+    ('resnet50@V9',            'IMAGENET1K_V2'),
+    ('no_such_module:build',   'ModuleNotFoundError'),
+    (':build',                 'cannot be imported'),
+    ('torchvision.models:no',  "no function 'no'"),
+    ('no_such_file.py:build',  'no file'),
+    ('os.path:exists',         'TypeError'),
+    ('os:getcwd',              'returned str'),
+])
+def test_names_that_name_nothing(spec, said):
+    with pytest.raises(InputError) as e: load(spec)
+    assert said in str(e.value)
+
+
+def test_functions_that_fail(tmp_path):
+    file = tmp_path/'mine.py'
+    file.write_text('import torch\n'
+                    'def raises(): raise KeyError("no weights here")\n'
+                    'def pair():   return torch.nn.Identity(), (0, 0, 0)\n'
+                    'def black():  return torch.nn.Identity(), (0, 0, 0), (1, 0, 1)\n'
+                    'def grey():   return torch.nn.Identity(), (0,), (1,)\n')
+    for function, said in dict(raises='no weights here', pair='returned tuple', black='std positive', grey='three numbers').items():
+        with pytest.raises(InputError, match=said): load(f'{file}:{function}')
+    file.write_text('def broken(:\n')
+    with pytest.raises(InputError, match='SyntaxError'): load(f'{file}:broken')
+
+
+def test_a_module_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path/'my_own_networks.py').write_text('import torch\ndef tiny(): return torch.nn.Flatten()\n')
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    net = load('my_own_networks:tiny', resize=40, crop=32)
+    assert (net.resize, net.crop) == (40, 32) and sys.path == before
+
+
+def test_a_whole_network_is_taken_as_it_is(tmp_path):
+    (tmp_path/'n.py').write_text('from torch import nn\nfrom idgi_repro.models import Network\n'
+                                 'def build(): return Network("mine", nn.Flatten(), resize=9, crop=8, categories=["a"])\n')
+    net = load(f'{tmp_path/"n.py"}:build')
+    assert (net.name, net.crop, net.category(0), net.category(1)) == ('mine', 8, 'a', 'class 1')
+    assert load(f'{tmp_path/"n.py"}:build', crop=16).resize == 16
+    assert load(f'{tmp_path/"n.py"}:build', resize=4).crop == 4
+
+
+def test_a_device_that_is_not_there():
+    for device in ('cuda:99', 'abacus'):
+        with pytest.raises(InputError, match=device): load('mini_resnet', device)
+
+
+@pytest.mark.parametrize('size', [(300, 200), (200, 300), (50, 40), (192, 192), (1, 500)])
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'P', 'RGBA', 'CMYK', '1'])
+def test_pixels_of_any_image(size, mode):
+    net = Network('n', nn.Identity(), resize=32, crop=32)
+    p = net.pixels(Image.new(mode, size))
+    assert p.shape == (3, 32, 32) and p.dtype == torch.float32 and 0 <= p.min() and p.max() <= 1 + 1e-6
+
+
+@realdata
+def test_the_real_mobilenet_on_the_real_photographs():
+    net = load(f'{REALDATA/"realdata.py"}:mobilenet_v2')
+    assert net.mean == (.5, .5, .5) and net.name.endswith(':mobilenet_v2')
+    images = open_images(REALDATA/'imagenet-sample')
+    assert len(images) == len(images.categories) == 1000 and [i.label for i in images[:3]] == [0, 1, 2]
+    table = select(net, images[::20])
+    assert .75 < table.correct.mean() <= 1 and .35 < table.confident.mean() < .7
+
+
+@realdata
+def test_a_real_network_by_module_name(monkeypatch):
+    monkeypatch.syspath_prepend(REALDATA)
+    assert load('realdata:squeezenet1_0').module.num_classes == 1000
+    assert load('realdata:cifar_resnet', resize=32, crop=32).crop == 32
