@@ -30,7 +30,8 @@ $(READY): pyproject.toml constraints.txt
 readme: setup
 	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN \
 		--RegexRemovePreprocessor.patterns='^#\|\s*(hide|default_exp)'
-	sed -i.bak -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_]*\.ipynb\))#](nbs/\1)#g' README.md && rm README.md.bak
+	sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_/]*\.ipynb\))#](nbs/\1)#g' README.md | \
+		awk '/^```$$/ && ++n%2 {print "```python"; next} 1' | cat -s > README.tmp && mv README.tmp README.md
 
 # exported package, README and committed notebooks are current
 check: setup readme

@@ -2,6 +2,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')    # threads that spin while they wait make busy machines slower still; read when torch is imported
+
 import pytest, torch
 
 SHARED = Path(os.environ.get('IDGI_SHARED') or Path(__file__).resolve().parents[2]/'shared')

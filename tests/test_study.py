@@ -1,0 +1,149 @@
+"One shard end to end: what it writes, what it survives, and that nothing half-made is left."
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+
+from idgi_repro import study as room
+from idgi_repro.data import Embedded, open_images
+from idgi_repro.gradients import InputError
+from idgi_repro.models import load
+from idgi_repro.study import Shard, choose, plan, rows_of, run, slug, study_maps
+
+SMALL = dict(data='embedded:20', steps=(2, 4), stop=3, images=3)
+
+
+def manifest(file): return json.loads(pq.read_schema(file).metadata[b'idgi_repro'])
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    "Nine embedded images as files, of which one is cut short and one is no image."
+    folder = tmp_path_factory.mktemp('photos')
+    images = Embedded(9)
+    for i in range(9): images[i].open().save(folder/f'{i}.png')
+    whole = (folder/'3.png').read_bytes()
+    (folder/'3.png').write_bytes(whole[:len(whole)//2])
+    (folder/'7.png').write_text('not an image')
+    return folder
+
+
+def test_rows_are_those_of_the_images_alone():
+    "Every image's row is what it would be in a batch of its own."
+    net, images, scores = load('mini_vgg'), Embedded(4), ['insertion', 'insertion_ratio', 'delta']
+    pixels = torch.stack([net.pixels(i.open()) for i in images.items])
+    about = [dict(name=i.name, target=i.label) for i in images.items]
+    together = pd.DataFrame(rows_of(net, pixels, about, ('ig', 'blurig'), (4,), 'closed')).set_index(['name', 'method', 'rule'])
+    for i in range(4):
+        alone = pd.DataFrame(rows_of(net, pixels[i:i+1], about[i:i+1], ('ig', 'blurig'), (4,), 'closed')).set_index(['name', 'method', 'rule'])
+        # rounding may reorder a few pixels of equal rank
+        assert (alone[scores] - together.loc[alone.index, scores]).abs().max().max() < 5e-3
+
+
+@pytest.mark.parametrize('grid', ['closed', 'study'])
+def test_a_shard_has_a_row_for_every_image_and_map(tmp_path, grid):
+    file = run(Shard('mini_resnet', grid=grid, **SMALL), tmp_path)
+    rows = pd.read_parquet(file)
+    assert len(rows) == 3*3*2*2 and not rows.duplicated(['name', 'method', 'rule', 'steps']).any()
+    assert rows[['insertion', 'prob']].min().min() >= 0 and rows[['insertion', 'prob']].max().max() <= 1
+    if grid == 'closed': assert rows[rows.rule == 'idgi'].delta.abs().max() < 1e-4
+    assert manifest(file)['shard']['grid'] == grid
+
+
+def test_the_same_shard_twice_is_bit_identical(tmp_path):
+    a, b = (pd.read_parquet(run(Shard('mini_vgg', **SMALL), tmp_path/d)) for d in 'ab')
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_shards_partition_the_chosen_images(tmp_path):
+    whole = pd.read_parquet(run(Shard('mini_vgg', **SMALL), tmp_path/'whole'))
+    parts = [pd.read_parquet(run(s, tmp_path/'parts')) for s in plan(['mini_vgg'], SMALL['data'], 3, steps=(2, 4), grids=['closed'], shard_size=2)]
+    assert [p.name.nunique() for p in parts] == [2, 1]
+    assert set(pd.concat(parts).name) == set(whole.name)
+
+
+def test_an_interrupted_shard_leaves_nothing_that_looks_finished(tmp_path):
+    "Interrupted in the middle, a shard leaves no result file; run again, it is whole."
+    shard, calls = Shard('mini_vgg', **SMALL), []
+    def interrupt(units):
+        calls.append(units)
+        if len(calls) > 8: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run(shard, tmp_path, tick=interrupt)
+    assert not list(tmp_path.glob('mini_vgg*.parquet'))
+    assert len(pd.read_parquet(run(shard, tmp_path))) == 36
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    def fail(table, part): part.write_bytes(b'half'); raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(room.pq, 'write_table', fail)
+    with pytest.raises(InputError, match='No space left'): run(Shard('mini_vgg', **SMALL), tmp_path)
+    assert not list(tmp_path.glob('mini_vgg*.parquet'))
+
+
+def test_unreadable_images_are_skipped_and_named(tmp_path, photos):
+    rows_file = run(Shard('mini_resnet', str(photos), ('ig',), (2,), stop=9, images=9), tmp_path)
+    assert {name for name, _ in manifest(rows_file)['skipped']} == {'3.png', '7.png'}
+    assert pd.read_parquet(rows_file).name.nunique() == 7
+
+
+def test_an_image_that_becomes_unreadable_is_left_out_and_named(tmp_path):
+    images = Embedded(4)
+    for i in range(4): images[i].open().save(tmp_path/f'{i}.png')
+    shard, out = Shard('mini_resnet', str(tmp_path), ('ig',), (2,), stop=4, images=4), tmp_path/'out'
+    net, data = load('mini_resnet'), open_images(str(tmp_path))
+    table, _ = choose(net, data, 4)
+    good = room.select
+    def stale(net, data, cache=None):
+        table = good(net, data)
+        (tmp_path/'2.png').write_bytes(b'gone')
+        return table
+    room.select = stale
+    try: file = run(shard, out)
+    finally: room.select = good
+    assert [name for name, _ in manifest(file)['failed']] == ['2.png'] and pd.read_parquet(file).name.nunique() == 3
+
+
+def test_an_image_on_which_the_network_is_nan_costs_that_image_only(tmp_path, monkeypatch):
+    chosen, _ = choose(load('mini_resnet'), open_images('embedded:20'), 3)
+    victim, real = chosen.name.iloc[1], room.rows_of
+    def rows_of(net, pixels, about, *args):
+        names = [a['name'] for a in about]
+        if victim in names: raise room.NotFinite([names.index(victim)])
+        return real(net, pixels, about, *args)
+    monkeypatch.setattr(room, 'rows_of', rows_of)
+    file = run(Shard('mini_resnet', **SMALL), tmp_path)
+    assert manifest(file)['failed'][0][0] == victim and pd.read_parquet(file).name.nunique() == 2
+
+
+class Fragile(nn.Module):
+    "A network that returns NaN where any input exceeds `limit`."
+    def __init__(self, net, limit): super().__init__(); self.net, self.limit = net, limit
+    def forward(self, x): return torch.where((x.amax((1, 2, 3)) > self.limit)[:, None], torch.nan, self.net(x))
+
+
+def test_nan_on_the_path_names_the_image():
+    inner, images = load('mini_resnet'), Embedded(2)
+    pixels = torch.stack([inner.pixels(images[0].open()), .2*inner.pixels(images[1].open())])
+    net = replace(inner, module=Fragile(inner.module, float(inner.normalize(pixels)[1].max()) + 1e-3))
+    with pytest.raises(room.NotFinite) as e: study_maps(net, pixels, torch.tensor([0, 1]), 'ig', (4,))
+    assert e.value.rows == [0]
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(network='resnet51'), 'unknown network'), (dict(data='nowhere'), 'nowhere'), (dict(data='embedded:x'), 'positive')])
+def test_what_a_shard_refuses_when_it_runs(tmp_path, change, message):
+    with pytest.raises(InputError, match=message): run(Shard(**{**dict(network='mini_vgg', **SMALL), **change}), tmp_path)
+
+
+def test_a_results_folder_that_is_a_file(tmp_path):
+    (tmp_path/'results').write_text('')
+    with pytest.raises(InputError): run(Shard('mini_vgg', **SMALL), tmp_path/'results')
+
+
+def test_slugs_are_safe_file_names():
+    assert slug('../shared/realdata.py:mobilenet_v2') == 'shared-realdata.py-mobilenet_v2'
+    assert '/' not in slug('/etc/passwd') and not slug('../..')
