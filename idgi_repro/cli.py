@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['START', 'explain', 'notebook', 'execute', 'study', 'report', 'main']
 
-# %% ../nbs/09_cli.ipynb #c2a09fc0
+# %% ../nbs/09_cli.ipynb #f1560dbe
 from importlib.resources import files
 from pathlib import Path
 import argparse, os, re, sys, time
@@ -18,11 +18,11 @@ from .data import open_images
 from .gradients import InputError, predict
 from .models import EMBEDDED, STUDY, load
 from .report import draw_maps
-from .study import METHODS, TITLES, Shard, choose, plan, seconds_per_gradient, slug, study_maps, weights_hash
+from .study import METHODS, TITLES, Shard, choose, plan, results_folder, seconds_per_gradient, slug, study_maps, weights_hash
 
-# %% ../nbs/09_cli.ipynb #fb5c22ef
+# %% ../nbs/09_cli.ipynb #4b113f4b
 def _bar(total, what):
-    return tqdm(total=total, desc=what, bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left', mininterval=.5, file=sys.stderr)
+    return tqdm(total=total, desc=what, bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left', mininterval=.5, smoothing=0, file=sys.stderr)
 
 # %% ../nbs/09_cli.ipynb #9b1527e2
 def _target(net, logits, target):
@@ -43,7 +43,7 @@ def _writable(file):
         if file.is_dir() or not os.access(file.parent, os.W_OK): raise OSError('it is a folder, or its folder is read-only')
     except OSError as e: raise InputError(f'cannot write {file}: {e}') from e
 
-# %% ../nbs/09_cli.ipynb #d8d2e5f5
+# %% ../nbs/09_cli.ipynb #7c7924ec
 def explain(
     photo:str,         # image file, or 'embedded' for the first embedded image
     model:str,         # what `models.load` takes
@@ -68,7 +68,7 @@ def explain(
             maps |= {TITLES[method, rule]: m[0].cpu().numpy() for (rule, n), m in found.items()}
     top = int(p.argmax())
     title = f'{net.name}: {net.category(top)}, probability {p[top]:.2f}' + ('' if c == top else f'; explained: {net.category(c)}, {p[c]:.2f}')
-    figure = draw_maps(pixels[0].permute(1, 2, 0).cpu().numpy(), maps, f'{title}\n{item.name}, {steps} steps, {grid} grid')
+    figure = draw_maps(pixels[0].cpu(), maps, f'{title}\n{item.name}, {steps} steps, {grid} grid')
     part = out.with_name(f'.{out.name}.{os.getpid()}.tmp{out.suffix}')
     figure.savefig(part, dpi=150)
     os.replace(part, out)
@@ -130,17 +130,14 @@ def _pending(shards, out, device):
         else: pending.append((s, START + pace*s.cost()*(min(s.stop, available)-s.start)))
     return pending, standing
 
-# %% ../nbs/09_cli.ipynb #c80e93f1
+# %% ../nbs/09_cli.ipynb #c6a9d662
 def study(
     shards:list[Shard], # from `plan`
     out:str,            # results folder
     device:str='cpu',   # where to compute
 )->Path:                # the results folder
     "Runs the shards that do not stand yet. Raises `InputError` for anything that cannot be used."
-    out = Path(out)
-    try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f'the results folder {out} cannot be made: {e}') from e
-    if not os.access(out, os.W_OK): raise InputError(f'the results folder {out} cannot be written to')
+    out = results_folder(out)
     pending, standing = _pending(shards, out, device)
     if standing: print(f'{standing} of {standing+len(pending)} shards stand already', file=sys.stderr)
     if not pending: return out

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TITLES', 'FORWARD', 'black_of', 'study_maps', 'rows_of', 'Shard', 'slug', 'weights_hash', 'choose',
-           'write', 'run', 'plan', 'seconds_per_gradient']
+           'results_folder', 'write', 'run', 'plan', 'seconds_per_gradient']
 
 # %% ../nbs/07_study.ipynb #00d4bf6d
 from collections import Counter
@@ -152,7 +152,17 @@ def choose(
     order = np.random.default_rng(seed).permutation(len(right))
     return right.iloc[order[:images]], table[table.error != '']
 
-# %% ../nbs/07_study.ipynb #3acb3233
+# %% ../nbs/07_study.ipynb #a6160799
+def results_folder(
+    out:str|Path, # where results go
+)->Path:
+    "The folder, made if need be. Raises `InputError` where it cannot be made or written to."
+    try: Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise InputError(f'the results folder {out} cannot be made: {e}') from e
+    if not os.access(out, os.W_OK): raise InputError(f'the results folder {out} cannot be written to')
+    return Path(out)
+
+# %% ../nbs/07_study.ipynb #3b9922f7
 def write(
     rows:list[dict], # the shard's rows
     manifest:dict,   # what they are and how they came about
@@ -163,10 +173,11 @@ def write(
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'idgi_repro': json.dumps(manifest).encode()})
     part = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, part)
         os.replace(part, file)
-    except OSError as e: raise InputError(f'the results cannot be written to {file.parent}: {e}') from e
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise InputError(f'the results cannot be written to {file.parent}: {e}') from e
 
 # %% ../nbs/07_study.ipynb #837e0cd0
 def _finite_rows(net, pixels, about, failed, *args):
@@ -179,7 +190,7 @@ def _finite_rows(net, pixels, about, failed, *args):
             pixels, about = pixels[keep], [about[i] for i in keep]
     return []
 
-# %% ../nbs/07_study.ipynb #ee525cff
+# %% ../nbs/07_study.ipynb #dcc8fdd1
 def run(
     shard:Shard,        # what to compute
     out:str|Path,       # results folder
@@ -189,7 +200,7 @@ def run(
     tick:Callable=lambda units: None, # called with the cost done so far, in gradients
 )->Path:                # the Parquet file
     "Computes a shard and writes its file, unless it stands. Raises `InputError` for a shard that cannot be computed."
-    out, net, data = Path(out), load(shard.network, device), open_images(shard.data)
+    out, net, data = results_folder(out), load(shard.network, device), open_images(shard.data)
     weights = weights_hash(net)
     file = out/shard.file(weights)
     if file.exists(): return file

@@ -1,6 +1,7 @@
 "One shard end to end: what it writes, what it survives, and that nothing half-made is left."
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -79,9 +80,9 @@ def test_an_interrupted_shard_leaves_nothing_that_looks_finished(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(table, part): part.write_bytes(b'half'); raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(room.pq, 'write_table', fail)
+    monkeypatch.setattr(room, 'pq', SimpleNamespace(write_table=fail))
     with pytest.raises(InputError, match='No space left'): run(Shard('mini_vgg', **SMALL), tmp_path)
-    assert not list(tmp_path.glob('mini_vgg*.parquet'))
+    assert not list(tmp_path.glob('*mini_vgg-closed*'))
 
 
 def test_unreadable_images_are_skipped_and_named(tmp_path, photos):
