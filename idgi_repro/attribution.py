@@ -6,7 +6,8 @@
 __all__ = ['RULES', 'riemann', 'idgi', 'NotFinite', 'attribute', 'saliency', 'PathMethod', 'IntegratedGradients', 'GuidedIG',
            'BlurIG', 'IDGI']
 
-# %% ../nbs/03_attribution.ipynb #518712a3
+# %% ../nbs/03_attribution.ipynb #2866c0b5
+from numbers import Integral
 from typing import Callable, Sequence
 
 import torch
@@ -64,14 +65,18 @@ def _walk(path, look, x, steps, rules, grid, tick):
         if q.g is not None: tick(len(x))
     return {k: path.sign*v for k, v in sums.items()}, torch.stack(scores)
 
-# %% ../nbs/03_attribution.ipynb #d9d996f4
-def _check(x, target, steps, grid):
+# %% ../nbs/03_attribution.ipynb #f2eee1ed
+def _check_images(x):
     if x.ndim != 4 or not x.is_floating_point(): raise InputError(f'images must be a floating-point tensor (B, C, H, W), not {tuple(x.shape)} of {x.dtype}')
     if not x.numel(): raise InputError(f'there are no images: the batch has shape {tuple(x.shape)}')
     bad = (~x.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
     if bad: raise InputError(f'images {bad} of the batch contain NaN or infinity')
+
+# %% ../nbs/03_attribution.ipynb #e16c9882
+def _check(x, target, steps, grid):
+    _check_images(x)
     if target.shape != x.shape[:1] or target.is_floating_point(): raise InputError(f'target must be {len(x)} class indices, one per image, not {target.dtype} of shape {tuple(target.shape)}')
-    if not steps or any(not isinstance(n, int) or n < 1 for n in steps): raise InputError(f'steps must be positive whole numbers, not {steps}')
+    if not steps or any(not isinstance(n, Integral) or n < 1 for n in steps): raise InputError(f'steps must be positive whole numbers, not {steps}')
     if grid not in ('closed', 'study'): raise InputError(f"grid is {grid!r}; it must be 'closed' or 'study'")
 
 # %% ../nbs/03_attribution.ipynb #47baf8a6
@@ -136,7 +141,7 @@ def saliency(
     "The saliency map of an attribution: its sum over channels."
     return attribution.sum(-3)
 
-# %% ../nbs/03_attribution.ipynb #ea890b14
+# %% ../nbs/03_attribution.ipynb #73ee842e
 class PathMethod:
     "A path and a rule, with Captum's calling convention."
     rule = staticmethod(riemann)
@@ -160,8 +165,10 @@ class PathMethod:
         grid:str='closed',       # 'closed' or 'study'
     )->Tensor|tuple[Tensor,Tensor]: # (B, C, H, W), and delta (B,): the attribution's sum minus the change of the score
         "Attributions of a batch. Raises `InputError` as `attribute` does."
+        _check_images(inputs)
         if target is None: target = predict(self.model, inputs, internal_batch_size).argmax(1)
-        target = torch.as_tensor(target, device=inputs.device).expand(len(inputs))
+        target = torch.as_tensor(target, device=inputs.device)
+        if target.numel() == 1: target = target.reshape(1).expand(len(inputs))
         path = self.path(baselines)
         a = attribute(self.model, inputs, target, path, (n_steps,), (self.rule,), grid, self.score, internal_batch_size)[self.rule.__name__, n_steps]
         if not return_convergence_delta: return a

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['START', 'explain', 'notebook', 'execute', 'study', 'report', 'main']
 
-# %% ../nbs/09_cli.ipynb #f1560dbe
+# %% ../nbs/09_cli.ipynb #951f28ee
 from importlib.resources import files
 from pathlib import Path
 import argparse, os, re, sys, time
@@ -14,11 +14,11 @@ import torch
 from tqdm import tqdm
 
 from . import __version__
-from .data import open_images
+from .data import open_images, slug, whole
 from .gradients import InputError, predict
 from .models import EMBEDDED, STUDY, load
 from .report import draw_maps
-from .study import METHODS, TITLES, Shard, choose, plan, results_folder, seconds_per_gradient, slug, study_maps, weights_hash
+from .study import METHODS, TITLES, Shard, choose, plan, results_folder, seconds_per_gradient, study_maps
 
 # %% ../nbs/09_cli.ipynb #4b113f4b
 def _bar(total, what):
@@ -43,7 +43,7 @@ def _writable(file):
         if file.is_dir() or not os.access(file.parent, os.W_OK): raise OSError('it is a folder, or its folder is read-only')
     except OSError as e: raise InputError(f'cannot write {file}: {e}') from e
 
-# %% ../nbs/09_cli.ipynb #7c7924ec
+# %% ../nbs/09_cli.ipynb #413acd4e
 def explain(
     photo:str,         # image file, or 'embedded' for the first embedded image
     model:str,         # what `models.load` takes
@@ -69,9 +69,7 @@ def explain(
     top = int(p.argmax())
     title = f'{net.name}: {net.category(top)}, probability {p[top]:.2f}' + ('' if c == top else f'; explained: {net.category(c)}, {p[c]:.2f}')
     figure = draw_maps(pixels[0].cpu(), maps, f'{title}\n{item.name}, {steps} steps, {grid} grid')
-    part = out.with_name(f'.{out.name}.{os.getpid()}.tmp{out.suffix}')
-    figure.savefig(part, dpi=150)
-    os.replace(part, out)
+    with whole(out) as part: figure.savefig(part, dpi=150)
     return out
 
 # %% ../nbs/09_cli.ipynb #ce08a8fd
@@ -113,7 +111,7 @@ def execute(
 # %% ../nbs/09_cli.ipynb #461c986e
 START = 8. # seconds to start a kernel and import torch, for the estimate of the time left
 
-# %% ../nbs/09_cli.ipynb #0bc61996
+# %% ../nbs/09_cli.ipynb #84e3963f
 def _pending(shards, out, device):
     "The shards whose file does not stand, with their estimated seconds; how many stand."
     pending, standing, known = [], 0, {}
@@ -123,7 +121,7 @@ def _pending(shards, out, device):
             chosen, unread = choose(net, open_images(s.data), s.images, s.seed, out)
             if len(unread): print(f'{len(unread)} of the images of {s.data} are left out, such as {unread.name.iloc[0]}: {unread.error.iloc[0]}', file=sys.stderr)
             if len(chosen) < s.images: print(f'{net.name} classifies {len(chosen)} images correctly, not {s.images}', file=sys.stderr)
-            known[s.network] = weights_hash(net), len(chosen), seconds_per_gradient(net)
+            known[s.network] = net.fingerprint(), len(chosen), seconds_per_gradient(net)
         weights, available, pace = known[s.network]
         if s.start >= available: continue
         if (out/s.file(weights)).exists(): standing += 1

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'SIDE', 'OUTLINES', 'SUFFIXES', 'Batch', 'CONFIDENT', 'UnreadableImage', 'Photo', 'photographs', 'draw',
-           'Shape', 'Images', 'Embedded', 'open_images', 'load_batch', 'select']
+           'Shape', 'Images', 'Embedded', 'open_images', 'load_batch', 'slug', 'whole', 'select']
 
-# %% ../nbs/06_data.ipynb #b64769e1
+# %% ../nbs/06_data.ipynb #f8d015de
 from collections import namedtuple
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -282,15 +283,34 @@ def load_batch(
     labels = torch.tensor([-1 if items[i].label is None else items[i].label for i in kept], dtype=torch.long)
     return Batch(torch.stack(pixels) if kept else torch.empty(0, 3, network.crop, network.crop), labels, [items[i].name for i in kept], kept, skipped)
 
-# %% ../nbs/06_data.ipynb #2d68f975
+# %% ../nbs/06_data.ipynb #7b8fb257
+def slug(
+    text:str, # any name
+)->str:
+    "`text` with everything that does not belong in a file name replaced."
+    return re.sub(r'[^A-Za-z0-9@._-]+', '-', text).strip('-.')
+
+# %% ../nbs/06_data.ipynb #69b056cd
+@contextmanager
+def whole(
+    file:Path, # to be written
+):
+    "Yields a temporary path beside `file` that is moved to `file` when the block ends well. Raises `InputError` where it cannot be written."
+    part = file.with_name(f'.{file.stem}.{os.getpid()}.tmp{file.suffix}')
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            os.replace(part, file)
+        finally: part.unlink(missing_ok=True)
+    except OSError as e: raise InputError(f'cannot write {file}: {e}') from e
+
+# %% ../nbs/06_data.ipynb #397974f5
 CONFIDENT = .8 # SIC and AIC look at images with a larger probability
 
 def _fingerprint(network, images):
     "A hash of all that the selection depends on."
-    h = hashlib.sha256(repr((network.mean, network.std, network.resize, network.crop, type(network.module).__name__, images.categories)).encode())
-    for name, value in network.module.state_dict().items():
-        h.update(name.encode())
-        h.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    h = hashlib.sha256(repr((network.fingerprint(), images.categories)).encode())
     for i in images:
         stat = i.path.stat() if isinstance(i, Photo) and i.path.exists() else None
         h.update(repr((i, stat and (stat.st_size, stat.st_mtime_ns))).encode())
@@ -321,7 +341,7 @@ def _judge(network, images, batch_size):
     table['confident'] = table.correct & (table.prob > CONFIDENT)
     return table
 
-# %% ../nbs/06_data.ipynb #940118d6
+# %% ../nbs/06_data.ipynb #f473c79d
 def select(
     network:Network,   # judges
     images:Images,     # with labels that are the network's classes, or without labels
@@ -330,13 +350,10 @@ def select(
 )->pd.DataFrame: # per image: index name label predicted target prob prob_label error correct confident
     """What the network makes of every image. `prob` is the predicted class's, `prob_label` the target's; label -1 is unknown: the target is then the predicted class, which counts as correct.
     An unreadable image has its reason in `error` and is not correct. Raises `InputError` if the labels are not the network's, or if it returns no finite value at all."""
-    file = cache and Path(cache)/f'select-{re.sub(r"[^A-Za-z0-9@._-]+", "-", network.name).strip("-")}-{_fingerprint(network, images)}.parquet'
+    file = cache and Path(cache)/f'select-{slug(network.name)}-{_fingerprint(network, images)}.parquet'
     if file and file.exists(): return pd.read_parquet(file)
     table = _judge(network, images, batch_size)
     if len(table) and table.error.str.contains('not finite').all(): raise InputError(f'{network.name} returned no finite value on any of {len(table)} images; its weights are probably damaged')
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
-        table.to_parquet(part, index=False)
-        os.replace(part, file)
+        with whole(file) as part: table.to_parquet(part, index=False)
     return table

@@ -54,9 +54,12 @@ def evaluating(
         for m, mode in modes: m.training = mode
         for p, grad in grads: p.requires_grad_(grad)
 
-# %% ../nbs/01_gradients.ipynb #a6b49f08
+# %% ../nbs/01_gradients.ipynb #b3916c79
 def _logits(model, x):
-    z = model(x)
+    try: z = model(x)
+    except RuntimeError as e:
+        if 'channels' not in str(e): raise
+        raise InputError(f'the network does not take images of shape {tuple(x.shape[1:])}: {e}') from e
     if not (isinstance(z, Tensor) and z.ndim == 2 and len(z) == len(x)):
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
         raise InputError(f'the network must return logits of shape ({len(x)}, classes) for {len(x)} images, but it returned {got}; wrap it in a module that does')

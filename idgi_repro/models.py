@@ -6,12 +6,12 @@
 __all__ = ['MEAN', 'STD', 'STUDY', 'SHAPES', 'EMBEDDED', 'WEIGHTS', 'Network', 'mini_mobilenet', 'mini_resnet', 'mini_vgg',
            'mini_densenet', 'load']
 
-# %% ../nbs/05_models.ipynb #5b5fdbe0
+# %% ../nbs/05_models.ipynb #4fa5d52b
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
-import importlib, importlib.util, os, sys
+import hashlib, importlib, importlib.util, os, sys
 
 import torch, torchvision
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from .gradients import InputError
 # %% ../nbs/05_models.ipynb #85a7dcba
 MEAN,STD = (.485, .456, .406), (.229, .224, .225) # ImageNet's, per channel
 
-# %% ../nbs/05_models.ipynb #a0e14c2b
+# %% ../nbs/05_models.ipynb #984223be
 @dataclass
 class Network:
     "A classifier, in evaluation mode and with frozen parameters, and its preprocessing. Raises `InputError` for a preprocessing that cannot be."
@@ -75,6 +75,14 @@ class Network:
     def category(self, i:int)->str:
         "Display name of class `i`."
         return self.categories[i] if self.categories and 0 <= i < len(self.categories) else f'class {i}'
+
+    def fingerprint(self)->str:
+        "Hash of the weights and the preprocessing, 16 hexadecimal digits."
+        h = hashlib.sha256(repr((type(self.module).__name__, self.mean, self.std, self.resize, self.crop)).encode())
+        for name, value in self.module.state_dict().items():
+            h.update(name.encode())
+            h.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return h.hexdigest()[:16]
 
 # %% ../nbs/05_models.ipynb #7bdc9315
 STUDY = {

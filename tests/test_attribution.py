@@ -36,7 +36,7 @@ def test_idgi_is_complete_on_the_closed_grid_at_every_n(path, score, n):
     net, x, c = smooth(), pictures(3), classes(3)
     a = attribute(net, x, c, path, (n,), (idgi,), score=score)['idgi', n]
     expected = change(net, x, c, path, score)
-    assert expected.abs().min() > 1e-3 and torch.allclose(a.sum((1, 2, 3)), expected, rtol=1e-9)
+    assert expected.abs().min() > 1e-5 and torch.allclose(a.sum((1, 2, 3)), expected, rtol=1e-9, atol=1e-14)
 
 
 @paths
@@ -190,7 +190,7 @@ def test_any_shape_and_batch_is_explained_as_image_by_image(path, shape, batch_s
     maps = attribute(net, x, c, path, (1, 4), batch_size=batch_size)
     for k, a in maps.items():
         alone = torch.cat([attribute(net, x[i:i+1], c[i:i+1], path, (k[1],))[k] for i in range(len(x))])
-        assert a.shape == x.shape and relative(a, alone) < 1e-9
+        assert a.shape == x.shape and torch.allclose(a, alone, rtol=1e-8, atol=1e-12) and (k[1] == 1 or a.abs().max() > 1e-6)
 
 
 @paths
@@ -302,13 +302,14 @@ def test_scaling_the_logits_scales_their_attribution(x, kind, grid, k):
 
 
 def test_nested_step_counts_share_one_walk_and_others_take_their_own():
-    ticks = []
-    def points(path, steps):
-        ticks.clear()
-        attribute(smooth(), pictures(2), classes(2), path, steps, tick=ticks.append)
+    "Counted in gradients, one tick of B images for each point that needs one."
+    def gradients(path, steps, grid='closed'):
+        ticks = []
+        attribute(smooth(), pictures(2), classes(2), path, steps, grid=grid, tick=ticks.append)
         assert set(ticks) == {2}
         return len(ticks)
-    assert points(StraightPath(), (2, 4, 8)) == 9 and points(BlurPath(2.), (3, 4, 8)) == 9 + 4 and points(GuidedPath(), (2, 4)) == 3 + 5
+    assert gradients(StraightPath(), (2, 4, 8)) == gradients(StraightPath(), (2, 4, 8), 'study') == 8
+    assert gradients(BlurPath(2.), (3, 4, 8)) == 8 + 3 and gradients(GuidedPath(), (2, 4)) == 2 + 4
 
 
 # -- memory
@@ -325,9 +326,9 @@ def test_memory_of_a_walk_does_not_grow_with_n(path):
     net, x, c = smooth(), pictures(2, 3, 32, 32), classes(2)
     attribute(net, x, c, path, (256,))                         # the blur's matrices are built once and kept
     def peak(n):
-        at, ticks = [], iter(range(n+1))
+        at, ticks = [], iter(range(n))
         def tick(_):
-            if next(ticks) % (n//8 - 3 if n > 8 else 1) == 0: at.append(held())
+            if next(ticks) % (1 if n == 8 else 29) == 0: at.append(held())
         before = held()
         attribute(net, x, c, path, (n,), batch_size=8, tick=tick)
         return max(at) - before
@@ -366,17 +367,17 @@ def test_what_cannot_be_used_is_refused_with_its_name(said, how): refused(said, 
 @paths
 def test_a_wrong_channel_count_is_named_and_the_network_restored(path, grid):
     net = smooth().train()
-    with pytest.raises((InputError, RuntimeError), match='channels'): attribute(net, pictures(2, 4), classes(2), path, (4,), grid=grid)
+    with pytest.raises(InputError, match='channels'): attribute(net, pictures(2, 4), classes(2), path, (4,), grid=grid)
     assert all(m.training for m in net.modules()) and all(p.requires_grad for p in net.parameters())
 
 
 class Breaks(nn.Module):
-    "NaN logits, or logits with an infinite gradient, for images that are far too bright."
+    "NaN logits, or zero logits with a gradient that is not finite, for images that are far too bright."
     def __init__(self, how): super().__init__(); self.how, self.net = how, smooth()
     def forward(self, x):
         bad = (x.mean((1, 2, 3)) > 50)[:, None]
         if self.how == 'value': return torch.where(bad, torch.nan, self.net(x))
-        return self.net(x) + torch.where(bad, (x[:, :1, 0, 0]*0).abs().sqrt(), 0.)
+        return self.net(x)*torch.where(bad, 0*x[:, :1, 0, 0], 1.).sqrt()
 
 @paths
 @pytest.mark.parametrize('grid', ['closed', 'study'])

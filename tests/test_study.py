@@ -13,7 +13,7 @@ from idgi_repro import study as room
 from idgi_repro.data import Embedded, open_images
 from idgi_repro.gradients import InputError
 from idgi_repro.models import load
-from idgi_repro.study import Shard, choose, plan, rows_of, run, slug, study_maps
+from idgi_repro.study import Shard, choose, plan, rows_of, run, study_maps
 
 SMALL = dict(data='embedded:20', steps=(2, 4), stop=3, images=3)
 
@@ -143,8 +143,3 @@ def test_what_a_shard_refuses_when_it_runs(tmp_path, change, message):
 def test_a_results_folder_that_is_a_file(tmp_path):
     (tmp_path/'results').write_text('')
     with pytest.raises(InputError): run(Shard('mini_vgg', **SMALL), tmp_path/'results')
-
-
-def test_slugs_are_safe_file_names():
-    assert slug('../shared/realdata.py:mobilenet_v2') == 'shared-realdata.py-mobilenet_v2'
-    assert '/' not in slug('/etc/passwd') and not slug('../..')

@@ -1,0 +1,189 @@
+"The report on results whose truth is known, and every way in which results or the output folder can be wrong."
+import json, re
+from itertools import product
+
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
+
+from idgi_repro.gradients import InputError
+from idgi_repro.report import METRICS, NOT_RUN, by_steps, differences, gains, grids, interval, page, read, report, all_tables, table
+
+GAIN = dict(ig=.05, gig=-.03, blurig=0.)  # of IDGI on the insertion score
+GRID = -.02                               # of the study grid
+
+
+def shard(file, network='mini_resnet', grid='closed', images=30, steps=(8, 16), methods=('ig', 'gig', 'blurig'), data='embedded:100', name='image-{}', skipped=(), failed=(), shift=0.):
+    "Writes a shard with known effects, as `study.run` does."
+    rng, rows = np.random.default_rng([7, *network.encode()]), []
+    own = rng.uniform(.3, .7, images)
+    for i, m, r, n in product(range(images), methods, ('riemann', 'idgi'), steps):
+        score = own[i] + (r == 'idgi')*GAIN[m] + (grid == 'study')*GRID + rng.normal(0, .02) + shift
+        rows.append(dict(network=network, data=data, name=name.format(i), label=0, target=0, prob=.9, confident=True, method=m, rule=r, steps=n, grid=grid, insertion=score, insertion_ratio=score/.9, delta=0.))
+    manifest = dict(shard=dict(network=network, data=data, methods=methods, steps=steps, grid=grid, start=0, stop=images, images=images, seed=0),
+                    version='0.1.0', torch='2.11', device='cpu', seconds=60., weights='w', skipped=skipped, failed=failed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    t = pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False)
+    pq.write_table(t.replace_schema_metadata({b'idgi_repro': json.dumps(manifest).encode()}), file)
+    return file
+
+
+@pytest.fixture
+def results(tmp_path):
+    "Two networks on both grids; the second lacks Guided IG and the larger number of steps on the study grid."
+    folder = tmp_path/'results'
+    for grid in ('closed', 'study'):
+        shard(folder/f'a-{grid}.parquet', grid=grid)
+        shard(folder/'deeper'/f'b-{grid}.parquet', 'mini_vgg', grid, methods=('ig', 'blurig'), steps=(8, 16) if grid == 'closed' else (8,))
+    return folder
+
+
+def test_what_is_not_a_result_is_passed_over(results):
+    for name in ('select-net-123.parquet', '.part.parquet', 'a.parquet.tmp', 'notes.txt'): (results/name).write_text('no parquet')
+    rows, manifests = read(results)
+    assert len(rows) == 2*30*3*2*2 + 30*2*2*(2 + 1) and len(manifests) == 4
+
+
+def test_known_effects_come_out(results):
+    rows, _ = read(results)
+    for grid in ('closed', 'study'):
+        f = gains(rows, 8, grid).frame.set_index(['network', 'method', 'metric'])
+        for network, metric in product(('mini_resnet', 'mini_vgg'), ('Insertion score', 'Insertion ratio')):
+            scale = .9 if 'ratio' in metric else 1
+            assert f.difference[network, 'IG', metric] == pytest.approx(.05/scale, abs=.015)
+            assert f.low[network, 'IG', metric] > 0
+            assert f.low[network, 'BlurIG', metric] < 0 < f.high[network, 'BlurIG', metric]
+        assert f.high['mini_resnet', 'GIG', 'Insertion score'] < 0
+    g = grids(rows, 8).frame
+    g = g[(g.metric == 'Insertion score') & (g.images == '30')]
+    assert len(g) == 6 + 4 and (g.difference - GRID).abs().max() < .02 and g.difference.mean() == pytest.approx(GRID, abs=.005)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = [low <= 0 <= high for low, high in (interval(rng.normal(0, 1, 40), seed=i, resamples=500) for i in range(300))]
+    assert .88 <= np.mean(covered) <= .99
+
+
+def test_pairing_uses_only_images_that_have_both(results):
+    rows, _ = read(results)
+    drop = (rows['name'] == 'image-3') & (rows.rule == 'idgi')
+    d = differences(rows[~drop & (rows.steps == 8) & (rows.grid == 'closed')], 'rule', 'riemann', 'idgi', 'insertion')
+    assert len(d) == 29*(3 + 2) and 'image-3' not in d.index.get_level_values('name')
+
+
+def test_one_image_has_no_interval(tmp_path):
+    shard(tmp_path/'r'/'a.parquet', images=1)
+    f = gains(read(tmp_path/'r')[0]).frame
+    assert set(f.low) == set(f.high) == {'undefined'} and set(f.images) == {'1'}
+
+
+def test_cells_that_were_not_run_say_so(results):
+    rows, _ = read(results)
+    head, body = table(rows, 'insertion').cells()
+    vgg = dict(zip(head, body[1]))
+    assert vgg['GIG'] == vgg['GIG+IDGI'] == NOT_RUN and float(vgg['IG']) > 0
+    assert set(table(rows, 'insertion', grid='study').cells()[1][1][1:]) == {NOT_RUN}
+    assert {r[3] for r in by_steps(rows, 'mini_vgg', 'study').cells()[1]} == {NOT_RUN}
+    for t in all_tables(rows).values():
+        for text in (t.markdown(), t.csv()): assert 'nan' not in text.lower() and not re.search(r',,|\|\s*\|\s*\|', text)
+        assert all(c.strip() and (c == NOT_RUN or not re.fullmatch(r'[+-]?0(\.0+)?', c)) for r in t.cells()[1] for c in r)
+
+
+def test_a_corrupt_file_is_named_with_its_remedy(results):
+    whole = (results/'a-closed.parquet').read_bytes()
+    for content in (b'', b'not parquet at all', whole[:len(whole)//2], whole[:200] + b'\0'*400 + whole[600:]):
+        (results/'a-closed.parquet').write_bytes(content)
+        with pytest.raises(InputError, match=r'a-closed\.parquet.*delete it and run the study again'): read(results)
+
+
+def test_a_foreign_parquet_file_is_named(results):
+    pd.DataFrame({'a': [1]}).to_parquet(results/'foreign.parquet')
+    with pytest.raises(InputError, match='foreign.parquet'): read(results)
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(InputError, match='there is no results folder'): read(tmp_path/'nowhere')
+    with pytest.raises(InputError, match='holds no results'): read(tmp_path)
+
+
+def test_duplicates_are_dropped_in_the_order_of_the_files(results):
+    rows, _ = read(results)
+    shard(results/'z'/'again.parquet', shift=.2)
+    assert read(results)[0].equals(rows)
+
+
+def test_several_data_sets_are_kept_apart(results, tmp_path):
+    shard(results/'other.parquet', data='/some/where/photos', shift=.2)
+    report(results, tmp_path/'out', maps_of=None)
+    text = (tmp_path/'out'/'insertion-closed.md').read_text()
+    assert 'mini_resnet on photos' in text and 'mini_resnet on embedded:100' in text
+
+
+@pytest.fixture(scope='module')
+def hostile(tmp_path_factory):
+    "Results whose every name is an attack, and their report."
+    evil = '<script>alert("x")</script>'
+    folder = tmp_path_factory.mktemp('hostile')
+    shard(folder/'r'/'a.parquet', network=evil, data=f'/tmp/{evil} & $x$', images=4, skipped=[[f'{evil}.jpg', f'bad | {evil}']], failed=[["it's.jpg", 'NaN']])
+    report(folder/'r', folder/'out')
+    return folder/'out'
+
+
+def test_names_are_escaped(hostile):
+    html = (hostile/'index.html').read_text('utf-8')
+    assert '<script' not in html and '&lt;script&gt;' in html and 'it&#x27;s.jpg' in html
+    assert '2 images could not be used' in html
+    for f in hostile.glob('*.md'): assert '<script' not in f.read_text('utf-8')
+    for f in hostile.glob('*.svg'): assert '<script' not in f.read_text('utf-8')
+
+
+def test_the_page_is_complete_in_itself(hostile):
+    html = (hostile/'index.html').read_text('utf-8')
+    targets = re.findall(r'(?:src|href|action|data|srcset)\s*=\s*["\']?([^"\'>\s]*)', html) + re.findall(r'url\(([^)]*)', html)
+    assert targets and all(t.startswith('data:image/png;base64,') for t in targets)
+    assert '@import' not in html and '<link' not in html and len(re.findall('<img', html)) == len([*hostile.glob('*.png')])
+
+
+def test_the_page_says_what_was_run(results, tmp_path):
+    shard(results/'c.parquet', 'mini_mobilenet', skipped=[['broken.jpg', 'cannot be read']])
+    rows, manifests = read(results)
+    html = page(rows, manifests, all_tables(rows), {}, ['A note.'])
+    for text in ("embedded set: synthetic shapes over scikit-image&#x27;s photographs, not ImageNet", 'broken.jpg', 'cannot be read', '1 image could not be used', 'A note.', 'not run', '2.11', 'mini_mobilenet'): assert text in html
+
+
+def test_the_same_results_give_the_same_files(results, tmp_path):
+    first, second = (report(results, tmp_path/n, maps_of=None) for n in ('one', 'two'))
+    assert [f.name for f in first] == [f.name for f in second]
+    assert {f.suffix for f in first} == {'.md', '.csv', '.png', '.svg', '.html'}
+    for a, b in zip(first, second): assert a.read_bytes() == b.read_bytes(), a.name
+    assert not [*(tmp_path/'one').glob('.*')]
+    assert report(results, tmp_path/'one', maps_of=None) == first
+
+
+@pytest.mark.parametrize('kw', [dict(grid='study'), dict(steps=(16,)), dict(methods=('blurig',)), dict(images=1, steps=(4,), methods=('gig',))])
+def test_little_is_enough(tmp_path, kw):
+    shard(tmp_path/'r'/'a.parquet', **kw)
+    files = report(tmp_path/'r', tmp_path/'out', maps_of=None)
+    assert len([f for f in files if f.suffix == '.png']) == len(METRICS) + 2
+
+
+def test_an_output_that_cannot_be_written(results, tmp_path):
+    (tmp_path/'file').write_text('in the way')
+    for out in (tmp_path/'file', tmp_path/'file'/'below'):
+        with pytest.raises(InputError, match='cannot write'): report(results, out)
+    assert (tmp_path/'file').read_text() == 'in the way'
+
+
+def test_maps_that_cannot_be_drawn_are_a_note(results, tmp_path):
+    files = report(results, tmp_path/'out')
+    assert 'maps.png' not in [f.name for f in files]
+    assert 'Maps of mini_resnet are not drawn' in (tmp_path/'out'/'index.html').read_text('utf-8')
+
+
+@pytest.mark.slow
+def test_a_real_study_from_shards_to_maps(tmp_path):
+    from idgi_repro.study import Shard, run
+    for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network, 'embedded:20', steps=(4,), stop=2, images=2), tmp_path/'r')
+    files = report(tmp_path/'r', tmp_path/'out')
+    assert {'maps.png', 'maps.svg'} <= {f.name for f in files} and 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')
+    with_note = report(tmp_path/'r', tmp_path/'out2', maps_of=99)
+    assert 'maps.png' not in {f.name for f in with_note} and 'maps_of is 99' in (tmp_path/'out2'/'index.html').read_text('utf-8')
