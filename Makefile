@@ -9,7 +9,7 @@ READY  := .venv/.ready
 .PHONY: demo test setup readme check clean
 
 demo: setup
-	$(BIN)/idgi-repro study --data embedded --images 12 --out results/demo
+	$(BIN)/idgi-repro study --data embedded --images 8 --out results/demo
 	$(BIN)/idgi-repro report results/demo --out figures/demo
 
 test: setup

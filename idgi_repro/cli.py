@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['START', 'explain', 'notebook', 'execute', 'study', 'report', 'main']
 
-# %% ../nbs/09_cli.ipynb #951f28ee
+# %% ../nbs/09_cli.ipynb #b7ce03ef
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
-import argparse, os, re, sys, time
+import argparse, hashlib, os, re, sys, time
 
 import torch
 from tqdm import tqdm
@@ -20,9 +21,9 @@ from .models import EMBEDDED, STUDY, load
 from .report import draw_maps
 from .study import METHODS, TITLES, Shard, choose, plan, results_folder, seconds_per_gradient, study_maps
 
-# %% ../nbs/09_cli.ipynb #4b113f4b
+# %% ../nbs/09_cli.ipynb #034fb126
 def _bar(total, what):
-    return tqdm(total=total, desc=what, bar_format='{desc}: {percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left', mininterval=.5, smoothing=0, file=sys.stderr)
+    return tqdm(total=total, desc=what, bar_format='{desc}{percentage:3.0f}% |{bar}| {elapsed} passed, about {remaining} left', mininterval=.5, smoothing=0, file=sys.stderr)
 
 # %% ../nbs/09_cli.ipynb #9b1527e2
 def _target(net, logits, target):
@@ -90,7 +91,7 @@ class _Lines:
         for share in re.findall(r'^progress ([\d.]+)$', text, re.M): self.tick(float(share))
     def flush(self): pass
 
-# %% ../nbs/09_cli.ipynb #5f297c2e
+# %% ../nbs/09_cli.ipynb #cb8601b0
 def execute(
     name:str,        # 'shard' or 'report'
     executed:Path,   # where the executed notebook goes
@@ -102,7 +103,7 @@ def execute(
     source = notebook(name)
     try:
         executed.parent.mkdir(parents=True, exist_ok=True)
-        pm.execute_notebook(source, executed, parameters, kernel_name='python3', progress_bar=False, stdout_file=_Lines(tick))
+        pm.execute_notebook(source, executed, parameters, kernel_name='python3', progress_bar=False, stdout_file=_Lines(tick), extra_arguments=['--log-level=ERROR'])
     except pm.PapermillExecutionError as e:
         if e.ename in ('InputError', 'NotFinite', 'UnreadableImage'): raise InputError(e.evalue) from None
         raise
@@ -111,21 +112,27 @@ def execute(
 # %% ../nbs/09_cli.ipynb #461c986e
 START = 8. # seconds to start a kernel and import torch, for the estimate of the time left
 
-# %% ../nbs/09_cli.ipynb #84e3963f
+# %% ../nbs/09_cli.ipynb #1cc7cc95
+def _judged(shard, out, device):
+    "The shard's network, its hash, and how many images were chosen, with a word on those left out."
+    net = load(shard.network, device)
+    chosen, unread = choose(net, open_images(shard.data), shard.images, shard.seed, out)
+    if len(unread): print(f'{len(unread)} of the images of {shard.data} are left out, such as {unread.name.iloc[0]}: {unread.error.iloc[0]}', file=sys.stderr)
+    if len(chosen) < shard.images: print(f'{net.name} classifies {len(chosen)} images correctly, not {shard.images}', file=sys.stderr)
+    return net, net.fingerprint(), len(chosen)
+
+# %% ../nbs/09_cli.ipynb #876b7e83
 def _pending(shards, out, device):
     "The shards whose file does not stand, with their estimated seconds; how many stand."
-    pending, standing, known = [], 0, {}
-    for s in shards:
-        if s.network not in known:
-            net = load(s.network, device)
-            chosen, unread = choose(net, open_images(s.data), s.images, s.seed, out)
-            if len(unread): print(f'{len(unread)} of the images of {s.data} are left out, such as {unread.name.iloc[0]}: {unread.error.iloc[0]}', file=sys.stderr)
-            if len(chosen) < s.images: print(f'{net.name} classifies {len(chosen)} images correctly, not {s.images}', file=sys.stderr)
-            known[s.network] = net.fingerprint(), len(chosen), seconds_per_gradient(net)
-        weights, available, pace = known[s.network]
-        if s.start >= available: continue
-        if (out/s.file(weights)).exists(): standing += 1
-        else: pending.append((s, START + pace*s.cost()*(min(s.stop, available)-s.start)))
+    pending, standing = [], 0
+    for _, of_network in groupby(shards, lambda s: s.network):
+        of_network = list(of_network)
+        net, weights, available = _judged(of_network[0], out, device)
+        wanted = [s for s in of_network if s.start < available]
+        missing = [s for s in wanted if not (out/s.file(weights)).exists()]
+        standing += len(wanted) - len(missing)
+        pace = seconds_per_gradient(net) if missing else 0.
+        pending += [(s, START + pace*s.cost()*(min(s.stop, available)-s.start)) for s in missing]
     return pending, standing
 
 # %% ../nbs/09_cli.ipynb #c6a9d662
@@ -155,15 +162,27 @@ def study(
     print(f'{len(pending)} shards in {time.time()-began:.0f} s', file=sys.stderr)
     return out
 
-# %% ../nbs/09_cli.ipynb #d9770840
+# %% ../nbs/09_cli.ipynb #527bd473
+def _state(results):
+    "Hash of all that a report is made from."
+    files = sorted(f for f in Path(results).rglob('*.parquet') if not f.name.startswith(('.', 'select-')))
+    if not files: raise InputError(f'there are no results in {results}; run idgi-repro study --out {results} first')
+    made_from = [__version__, notebook('report').read_text(), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()
+
+# %% ../nbs/09_cli.ipynb #b34944fa
 def report(
     results:str, # results folder
     out:str,     # folder for tables, figures and the page
 )->Path:         # the page
-    "Tables, figures and one HTML page, by a papermill run of `experiments/report.ipynb`."
+    "Tables, figures and one HTML page, by a papermill run of `experiments/report.ipynb`, unless they stand."
     if not Path(results).is_dir(): raise InputError(f'there is no results folder {results}; run idgi-repro study --out {results} first')
+    page, stamp, state = Path(out)/'index.html', Path(out)/'.made-from', _state(results)
+    if page.is_file() and stamp.is_file() and stamp.read_text() == state: return page
+    print('tables, figures and page ...', file=sys.stderr)
     execute('report', Path(results)/'notebooks'/'report.ipynb', dict(results=str(results), out=str(out)))
-    return Path(out)/'index.html'
+    with whole(stamp) as part: part.write_text(state)
+    return page
 
 # %% ../nbs/09_cli.ipynb #7c2e6c5d
 def _parser():

@@ -110,6 +110,10 @@ def test_study_and_report_end_to_end(capsys, tmp_path):
     page = (out/'index.html').read_text()
     assert 'mini_resnet' in page and 'not ImageNet' in page
     assert list(out.glob('**/*.svg')) and list(out.glob('**/*.csv')) and list(out.glob('**/*.md'))
+    made = (out/'index.html').stat().st_mtime_ns
+    assert main(['report', str(results), '--out', str(out)]) == 0 and (out/'index.html').stat().st_mtime_ns == made
+    min(shards).unlink()
+    assert main(['report', str(results), '--out', str(out)]) == 0 and (out/'index.html').stat().st_mtime_ns > made
 
 
 def test_the_notebooks_are_found(): assert notebook('shard').is_file()
