@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['START', 'explain', 'notebook', 'execute', 'study', 'report', 'main']
 
-# %% ../nbs/09_cli.ipynb #b7ce03ef
+# %% ../nbs/09_cli.ipynb #0bdce5c0
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from . import __version__
-from .data import open_images, slug, whole
+from .data import open_images, whole
 from .gradients import InputError, predict
 from .models import EMBEDDED, STUDY, load
 from .report import draw_maps
@@ -121,9 +121,9 @@ def _judged(shard, out, device):
     if len(chosen) < shard.images: print(f'{net.name} classifies {len(chosen)} images correctly, not {shard.images}', file=sys.stderr)
     return net, net.fingerprint(), len(chosen)
 
-# %% ../nbs/09_cli.ipynb #876b7e83
+# %% ../nbs/09_cli.ipynb #3971a81a
 def _pending(shards, out, device):
-    "The shards whose file does not stand, with their estimated seconds; how many stand."
+    "The shards whose file does not stand, with its name and their estimated seconds; how many stand."
     pending, standing = [], 0
     for _, of_network in groupby(shards, lambda s: s.network):
         of_network = list(of_network)
@@ -132,10 +132,10 @@ def _pending(shards, out, device):
         missing = [s for s in wanted if not (out/s.file(weights)).exists()]
         standing += len(wanted) - len(missing)
         pace = seconds_per_gradient(net) if missing else 0.
-        pending += [(s, START + pace*s.cost()*(min(s.stop, available)-s.start)) for s in missing]
+        pending += [(s, s.file(weights), START + pace*s.cost()*(min(s.stop, available)-s.start)) for s in missing]
     return pending, standing
 
-# %% ../nbs/09_cli.ipynb #c6a9d662
+# %% ../nbs/09_cli.ipynb #1461cf23
 def study(
     shards:list[Shard], # from `plan`
     out:str,            # results folder
@@ -147,15 +147,15 @@ def study(
     if standing: print(f'{standing} of {standing+len(pending)} shards stand already', file=sys.stderr)
     if not pending: return out
     began = time.time()
-    with _bar(sum(seconds for _, seconds in pending), 'study') as bar:
+    with _bar(sum(seconds for *_, seconds in pending), 'study') as bar:
         done = 0.
-        for shard, seconds in pending:
+        for shard, file, seconds in pending:
             bar.set_description(f'{shard.network}, {shard.grid} grid')
             def tick(share):
                 bar.n = done + START + share*(seconds-START)
                 bar.refresh()
             parameters = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(shard).items()}
-            execute('shard', out/'notebooks'/f'{slug(shard.network)}-{shard.grid}-{shard.start:05d}.ipynb', dict(parameters, out=str(out), device=device), tick)
+            execute('shard', out/'notebooks'/Path(file).with_suffix('.ipynb'), dict(parameters, out=str(out), device=device), tick)
             done += seconds
             bar.n = done
             bar.refresh()
