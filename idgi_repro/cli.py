@@ -18,8 +18,8 @@ from . import __version__
 from .data import open_images, whole
 from .gradients import InputError, predict
 from .models import EMBEDDED, STUDY, load
-from .report import draw_maps
-from .study import METHODS, TITLES, Shard, choose, plan, results_folder, seconds_per_gradient, study_maps
+from .report import draw_maps, result_files, six_maps
+from .study import METHODS, Shard, choose, plan, results_folder, seconds_per_gradient
 
 # %% ../nbs/09_cli.ipynb #034fb126
 def _bar(total, what):
@@ -62,11 +62,7 @@ def explain(
     logits = predict(net.module, net.normalize(pixels))[0]
     if not logits.isfinite().all(): raise InputError(f'{net.name} returns NaN or infinity for {item.name}; check its weights and its normalisation')
     c, p = _target(net, logits, target), logits.softmax(0)
-    maps = {}
-    with _bar(3*steps, f'explaining {item.name}') as bar:
-        for method in METHODS:
-            found, _ = study_maps(net, pixels, torch.tensor([c], device=device), method, (steps,), grid, batch_size=32, tick=bar.update)
-            maps |= {TITLES[method, rule]: m[0].cpu().numpy() for (rule, n), m in found.items()}
+    with _bar(len(METHODS)*steps, f'explaining {item.name}') as bar: maps = six_maps(net, pixels[0], c, steps, grid, batch_size=32, tick=bar.update)
     top = int(p.argmax())
     title = f'{net.name}: {net.category(top)}, probability {p[top]:.2f}' + ('' if c == top else f'; explained: {net.category(c)}, {p[c]:.2f}')
     figure = draw_maps(pixels[0].cpu(), maps, f'{title}\n{item.name}, {steps} steps, {grid} grid')
@@ -165,9 +161,9 @@ def study(
 # %% ../nbs/09_cli.ipynb #527bd473
 def _state(results):
     "Hash of all that a report is made from."
-    files = sorted(f for f in Path(results).rglob('*.parquet') if not f.name.startswith(('.', 'select-')))
-    if not files: raise InputError(f'there are no results in {results}; run idgi-repro study --out {results} first')
-    made_from = [__version__, notebook('report').read_text(), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
+    found = result_files(Path(results))
+    if not found: raise InputError(f'there are no results in {results}; run idgi-repro study --out {results} first')
+    made_from = [__version__, notebook('report').read_text(), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in found)]
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 
 # %% ../nbs/09_cli.ipynb #b34944fa

@@ -9,7 +9,6 @@ __all__ = ['METHODS', 'TITLES', 'FORWARD', 'black_of', 'study_maps', 'rows_of', 
 # %% ../nbs/07_study.ipynb #46a00dd7
 from collections import Counter
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Callable, Sequence
 import hashlib, json, os, platform, time
@@ -18,12 +17,12 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, torch
 from torch import Tensor
 
 from . import __version__
-from .attribution import NotFinite, RULES, _walks, attribute, saliency
+from .attribution import NotFinite, RULES, _walks, attribute, check_grid, saliency
 from .data import Images, load_batch, open_images, select, slug, whole
 from .gradients import InputError, predict, probability, value_and_gradient
 from .metrics import insertion
 from .models import Network, load
-from .paths import BlurPath, GuidedPath, Path as Curve, StraightPath
+from .paths import BlurPath, GuidedPath, StraightPath
 
 # %% ../nbs/07_study.ipynb #5fc5351c
 METHODS = {
@@ -52,12 +51,11 @@ def study_maps(
     grid:str='closed',   # 'closed' or 'study'
     batch_size:int=64,   # points per pass
     tick:Callable=lambda n: None, # called with the number of gradients computed
-)->tuple[dict,Tensor]:   # saliency maps (B, H, W) by rule and n; the attributions' sums (maps, B)
+)->dict:                 # saliency maps (B, H, W) by rule and n
     "Saliency maps of one method with both rules and every step count. Raises as `attribute` does."
     x = net.normalize(pixels)
     a = attribute(net.module, x, target, METHODS[method](net, black_of(net, pixels), grid), steps, tuple(RULES.values()), grid, batch_size=batch_size, tick=tick)
-    maps = {k: saliency(v) for k, v in a.items()}
-    return maps, torch.stack([m.sum((1, 2), dtype=torch.float64) for m in maps.values()])
+    return {k: saliency(v) for k, v in a.items()}
 
 # %% ../nbs/07_study.ipynb #a578b14e
 def rows_of(
@@ -76,7 +74,8 @@ def rows_of(
     f = lambda v: probability(predict(net.module, v, batch_size), target)
     rows = []
     for method in methods:
-        maps, sums = study_maps(net, pixels, target, method, steps, grid, batch_size, tick)
+        maps = study_maps(net, pixels, target, method, steps, grid, batch_size, tick)
+        sums = torch.stack([m.sum((1, 2), dtype=torch.float64) for m in maps.values()])
         start, end = METHODS[method](net, black, grid).ends(x)
         delta = sums - (f(end) - f(start))
         scores = insertion(net.module, x, torch.stack(list(maps.values())), target, black, batch_size, lambda n: tick(n*FORWARD))
@@ -106,8 +105,7 @@ class Shard:
         for f in ('methods', 'steps'): object.__setattr__(self, f, tuple(getattr(self, f)))      # papermill gives lists
         unknown = [m for m in self.methods if m not in METHODS]
         if unknown or not self.methods: raise InputError(f'unknown methods {unknown}; known are {", ".join(METHODS)}' if unknown else f'no methods given; known are {", ".join(METHODS)}')
-        if not self.steps or any(not isinstance(n, Integral) or n < 1 for n in self.steps): raise InputError(f'steps must be positive whole numbers, not {list(self.steps)}')
-        if self.grid not in ('closed', 'study'): raise InputError(f"grid is {self.grid!r}; it must be 'closed' or 'study'")
+        check_grid(self.steps, self.grid)
         if not 0 <= self.start < self.stop <= self.images: raise InputError(f'a shard goes from start to stop within the chosen images; {self.start} to {self.stop} of {self.images} does not')
         for m in self.methods:
             if m != 'gig': _walks(StraightPath(), self.steps, self.grid)
