@@ -5,7 +5,8 @@ from itertools import product
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from idgi_repro.gradients import InputError
-from idgi_repro.report import METRICS, NOT_RUN, by_steps, differences, gains, grids, interval, page, read, report, all_tables, table
+from idgi_repro.report import all_tables, page, report
+from idgi_repro.tables import METRICS, NOT_RUN, by_steps, differences, gains, grids, interval, read, table
 
 GAIN = dict(ig=.05, gig=-.03, blurig=0.)  # of IDGI on the insertion score
 GRID = -.02                               # of the study grid
