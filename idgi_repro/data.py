@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['PHOTOGRAPHS', 'SIDE', 'OUTLINES', 'SUFFIXES', 'Batch', 'CONFIDENT', 'UnreadableImage', 'Photo', 'photographs', 'draw',
-           'Shape', 'Images', 'Embedded', 'open_images', 'load_batch', 'slug', 'whole', 'select']
+           'Shape', 'Images', 'Embedded', 'open_images', 'recompressed', 'blurred', 'load_batch', 'slug', 'whole',
+           'select']
 
 # %% ../nbs/06_data.ipynb #f8d015de
 from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 import hashlib, os, re
 
 import numpy as np, pandas as pd, torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from .gradients import InputError, predict
@@ -267,17 +269,38 @@ def open_images(
         if not images: raise InputError(f'{spec!r} holds no images; looked for {" ".join(SUFFIXES)} in it and in its class folders')
     return images if labels else Images([replace(i, label=None) for i in images], None, spec)
 
+# %% ../nbs/06_data.ipynb #bba837e8
+def recompressed(
+    image:Image.Image, # 8-bit RGB
+    **options,         # of Pillow's JPEG encoder, e.g. quality=75, which is its default
+)->Image.Image:
+    "The picture after it was saved as a JPEG."
+    file = BytesIO()
+    image.save(file, 'JPEG', **options)
+    return Image.open(file).convert('RGB')
+
+# %% ../nbs/06_data.ipynb #728656c7
+def blurred(
+    image:Image.Image, # 8-bit RGB, of any size
+    radius:float=20.,  # of Pillow's Gaussian blur, in pixels of the file
+    jpeg:bool=True,    # whether it is saved as a JPEG and read back, as the study does
+)->Image.Image:
+    "The blurred picture into which SIC and AIC insert pixels."
+    image = image.filter(ImageFilter.GaussianBlur(radius))
+    return recompressed(image) if jpeg else image
+
 # %% ../nbs/06_data.ipynb #938ab864
 Batch = namedtuple('Batch', 'pixels labels names index skipped')
 
 def load_batch(
     network:Network, # its preprocessing is applied
     items,           # `Photo`s, `Shape`s, or `Images`
+    view=lambda image: image, # the picture to take instead, e.g. `blurred`
 )->Batch: # pixels (B, 3, h, w) in [0, 1]; labels (B,) with -1 for unknown; names; index, the place of each in `items`; skipped, [(name, reason)]
     "The items that can be read, as one batch; B may be 0."
     pixels, kept, skipped = [], [], []
     for i, item in enumerate(items):
-        try: pixels.append(network.pixels(item.open()))
+        try: pixels.append(network.pixels(view(item.open())))
         except UnreadableImage as e: skipped.append((item.name, str(e)))
         else: kept.append(i)
     labels = torch.tensor([-1 if items[i].label is None else items[i].label for i in kept], dtype=torch.long)
