@@ -13,8 +13,9 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .gradients import InputError, predict, probability, value_and_gradient
+from .gradients import InputError, evaluating, predict, probability, value_and_gradient
 from .paths import BlurPath, GuidedPath, Look, Path, StraightPath
+from .theory import hessian_vector
 
 # %% ../nbs/03_attribution.ipynb #19d962bc
 def riemann(
@@ -46,6 +47,8 @@ def _displacement(p, q, v_scale):
     return q.x - p.x if p.v is None else p.v*v_scale
 
 # %% ../nbs/03_attribution.ipynb #bfc00278
+def _curved(rule): return getattr(rule, 'needs_hessian', False)
+
 def _walk(path, look, x, steps, rules, grid, tick):
     "Sums of every rule and n over one walk of max(steps) segments, and the scores met on the way (points, B)."
     N, last, scores = max(steps), {}, []
@@ -60,7 +63,7 @@ def _walk(path, look, x, steps, rules, grid, tick):
                 df = torch.zeros_like(p.f) if q.f is None else q.f - p.f
                 for rule in rules:
                     g = q.g if rule is riemann and grid in path.right_riemann else p.g
-                    sums[rule.__name__, n] += rule(g, dx, df)
+                    sums[rule.__name__, n] += rule(g, dx, df, p.h) if _curved(rule) else rule(g, dx, df)
             last[n] = q
         if q.g is not None: tick(len(x))
     return {k: path.sign*v for k, v in sums.items()}, torch.stack(scores)
@@ -132,7 +135,10 @@ def attribute(
         return f.view(xs.shape[:2]), g.view_as(xs)
     def value(xs):
         return score(predict(model, xs.flatten(0, 1), batch_size), target.repeat(len(xs))).view(xs.shape[:2])
-    look, maps = Look(see, value, max(1, batch_size//len(x))), {}
+    def hessian(xs, vs):
+        parts = zip(*(a.split(batch_size) for a in (xs.flatten(0, 1), vs.flatten(0, 1), target.repeat(len(xs)))))
+        with evaluating(model): return torch.cat([hessian_vector(lambda p: score(model(p), c), b, v) for b, v, c in parts]).view_as(vs)
+    look, maps = Look(see, value, max(1, batch_size//len(x)), hessian if any(map(_curved, rules)) else None), {}
     for walk in _walks(path, steps, grid):
         sums, scores = _walk(path, look, x, walk, rules, grid, tick)
         fine = scores.isfinite().all(0)

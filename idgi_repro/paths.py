@@ -24,6 +24,7 @@ class Point:
     f: Tensor|None = None # (B,) score there, None where nobody looked
     g: Tensor|None = None # (B, C, H, W) gradient of the score there, None where it is not needed
     v: Tensor|None = None # (B, C, H, W) velocity dx/dt, None where the displacement to the next point serves
+    h: Tensor|None = None # (B, C, H, W) Hessian of the score times g, None where no rule asks for it
 
 # %% ../nbs/02_paths.ipynb #410d0f2b
 @dataclass
@@ -32,6 +33,7 @@ class Look:
     see: Callable      # points (T, B, C, H, W) -> scores (T, B) and gradients (T, B, C, H, W)
     value: Callable    # points (T, B, C, H, W) -> scores (T, B)
     block: int = 8     # how many points of each image share a pass
+    hessian: Callable|None = None # points and directions (T, B, C, H, W) -> Hessian times direction; None where no rule asks for it
 
 # %% ../nbs/02_paths.ipynb #77db0b46
 class Path:
@@ -73,7 +75,9 @@ class Path:
         ts, end, seen = self.positions(n, grid)
         for t in ts.split(look.block):
             xs, vs = self.at(x, t), self.velocity(x, t)
-            for i, (f, g) in enumerate(zip(*look.see(xs))): yield Point(float(t[i]), xs[i], f, g, None if vs is None else vs[i])
+            fs, gs = look.see(xs)
+            hs = look.hessian(xs, gs) if look.hessian else [None]*len(xs)
+            for i, (f, g, h) in enumerate(zip(fs, gs, hs)): yield Point(float(t[i]), xs[i], f, g, None if vs is None else vs[i], h)
         for t in end:
             xs = self.at(x, t[None])
             yield Point(float(t), xs[0], look.value(xs)[0] if seen else None)
@@ -209,10 +213,11 @@ class GuidedPath(Path):
     def visit(self, look, x, n, grid='closed'):
         mean, std = (torch.tensor(v, dtype=torch.float64, device=x.device).view(-1, 1, 1) for v in self.normalize or (0., 1.))
         start, end = (v.double()*std + mean for v in self.ends(x))
-        p = start
+        p, scale = start, 1. if grid == 'study' else std.to(x)
         for s in range(n):
-            f, g = look.see(((p - mean)/std).to(x)[None])
-            g = g[0] if grid == 'study' else g[0]/std.to(g)
-            yield Point(s/n, p, f[0], g)
+            xs = ((p - mean)/std).to(x)[None]
+            f, g = look.see(xs)
+            g = g[0]/scale
+            yield Point(s/n, p, f[0], g, h=look.hessian(xs, g[None]/scale)[0]/scale if look.hessian else None)
             p = guided_step(p.flatten(1), g.flatten(1), start.flatten(1), end.flatten(1), (s+1)/n, self.fraction, self.max_dist).view_as(p)
         yield Point(1., p, look.value(((p - mean)/std).to(x)[None])[0] if grid == 'closed' else None)
