@@ -207,6 +207,9 @@ def _parser():
     s.add_argument('--steps', type=int, nargs='+', default=[8, 16, 32, 64, 128], metavar='N', help='numbers of segments (default: 8 16 32 64 128)')
     s.add_argument('--grids', nargs='+', default=['closed', 'study'], metavar='GRID', help='closed, study (default: both)')
     s.add_argument('--shard-size', type=int, default=64, metavar='N', help='images per result file (default: %(default)s)')
+    s.add_argument('--no-stability', dest='stability', action='store_false', help='leave out numerical stability, which doubles the number of maps')
+    s.add_argument('--references', type=int, default=1, metavar='N', help='images per network and grid that are compared with a map of 1024 steps, which costs as much as all else (default: %(default)s)')
+    s.add_argument('--exact', action='store_true', help='use the networks as they are, without folding batch norm and changing the memory layout')
     s.add_argument('--seed', type=int, default=0, help='of the choice of images (default: %(default)s)')
     s.add_argument('--device', **device)
 
@@ -223,7 +226,7 @@ def main(
     a = _parser().parse_args(argv)
     try:
         if a.command == 'explain': made = explain(a.photo, a.model, a.out, a.target, a.steps, a.grid, a.device)
-        elif a.command == 'study': made = study(plan(a.models, a.data, a.images, a.methods, a.steps, a.grids, a.shard_size, a.seed), a.out, a.device)
+        elif a.command == 'study': made = study(plan(a.models, a.data, a.images, a.methods, a.steps, a.grids, a.shard_size, a.seed, stability=a.stability, references=a.references, exact=a.exact), a.out, a.device)
         else: made = report(a.results, a.out)
     except InputError as e:
         print(f'idgi-repro: {e}', file=sys.stderr)

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 
+from idgi_repro.data import Photo, blurred
 from idgi_repro.gradients import value_and_gradient
+from idgi_repro.metrics import CURVES, information_curves, insertion
+from idgi_repro.models import Network
 from idgi_repro.paths import guided_step
 from parity_maps import STEPS, images, network
 import reference
@@ -91,7 +94,6 @@ def test_guided_steps_on_real_gradients_are_the_methods_steps(net, golden, fract
 
 @pytest.mark.slow
 def test_insertion_scores_and_ratios_of_the_studys_own_maps_are_met(net, golden):
-    insertion = pytest.importorskip('idgi_repro.metrics').insertion
     model, mean, std = net
     x, black, target = images(golden, mean, std)
     keys = [k.removeprefix('insertion/') for k in golden if k.startswith('insertion/')]
@@ -100,3 +102,31 @@ def test_insertion_scores_and_ratios_of_the_studys_own_maps_are_met(net, golden)
     for i, k in enumerate(keys):
         assert found.score[i].tolist() == pytest.approx(golden[f'insertion/{k}'], abs=1e-3), k
         assert found.ratio[i].tolist() == pytest.approx(golden[f'insertion_ratio/{k}'], abs=1e-3), k
+
+
+@pytest.mark.slow
+def test_information_curves_of_the_studys_own_maps_are_met(net, golden):
+    "PNG sizes and correctness exactly, probabilities to 1e-5, curves to 1e-3, and the same images excluded."
+    model, mean, std = net
+    _, _, target = images(golden, mean, std)
+    pixels, blurred = (torch.from_numpy(golden[k]) for k in ('pixels', 'blurred_pixels'))
+    keys = [k.removeprefix('png_bytes/') for k in golden if k.startswith('png_bytes/')]
+    assert len(keys) == 8
+    found = information_curves(model, pixels, blurred, torch.stack([torch.from_numpy(golden[f'map/{k}']) for k in keys]), target, Network('golden', model, mean, std).normalize)
+    for i, k in enumerate(keys):
+        assert (found.bytes[i].numpy() == golden[f'png_bytes/{k}']).all(), k
+        assert (found.correct[i].numpy() == golden[f'pic_correct/{k}']).all(), k
+        assert abs(found.prob[i].numpy() - golden[f'pic_prob/{k}']).max() <= 1e-5, k
+        for c in CURVES:
+            ours, theirs = getattr(found, c)[i].numpy(), golden[f'{c}/{k}']
+            assert (np.isnan(ours) == np.isnan(theirs)).all() and np.nanmax(abs(ours - theirs), initial=0) <= 1e-3, (c, k)
+    assert found.excluded() == ['', 'SIC: last value']
+
+
+@pytest.mark.slow
+def test_blurred_images_are_the_studys(shared, net, golden):
+    "From the original files, JPEG artefacts included."
+    network = Network('golden', *net)
+    for name, expected in zip(golden['files'], golden['blurred_pixels']):
+        photo = Photo(shared/'realdata'/'imagenet-sample'/str(name))
+        assert abs(network.pixels(blurred(photo.open())).numpy() - expected).max() <= 1e-6
