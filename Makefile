@@ -9,7 +9,7 @@ READY  := .venv/.ready
 .PHONY: demo test setup readme check clean
 
 demo: setup
-	$(BIN)/idgi-repro study --data embedded --images 8 --out results/demo
+	$(BIN)/idgi-repro study --data embedded --images 4 --out results/demo
 	$(BIN)/idgi-repro report results/demo --out figures/demo
 
 test: setup
@@ -26,12 +26,12 @@ $(READY): pyproject.toml constraints.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev]"
 	touch $@
 
-# the front page has one source, nbs/index.ipynb
+# the front page has one source, nbs/index.ipynb, and the files that it says to include
 readme: setup
 	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN \
 		--RegexRemovePreprocessor.patterns='^#\|\s*(hide|default_exp)'
 	sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_/]*\.ipynb\))#](nbs/\1)#g' README.md | \
-		awk '/^```$$/ && ++n%2 {print "```python"; next} 1' | cat -s > README.tmp && mv README.tmp README.md
+		awk '/^```$$/ && ++n%2 {print "```python"; next} /^<!-- include / {while ((getline line < $$3) > 0) print line; next} 1' | cat -s > README.tmp && mv README.tmp README.md
 
 # exported package, README and committed notebooks are current
 check: setup readme

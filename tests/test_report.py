@@ -2,11 +2,11 @@
 import json, re
 from itertools import product
 
-import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from idgi_repro.gradients import InputError
-from idgi_repro.report import all_tables, page, report
-from idgi_repro.tables import METRICS, NOT_RUN, by_steps, differences, gains, grids, interval, read, table
+from idgi_repro.report import page, report
+from idgi_repro.tables import all_tables, read
 
 GAIN = dict(ig=.05, gig=-.03, blurig=0.)  # of IDGI on the insertion score
 GRID = -.02                               # of the study grid
@@ -37,81 +37,6 @@ def results(tmp_path):
     return folder
 
 
-def test_what_is_not_a_result_is_passed_over(results):
-    for name in ('select-net-123.parquet', '.part.parquet', 'a.parquet.tmp', 'notes.txt'): (results/name).write_text('no parquet')
-    rows, manifests = read(results)
-    assert len(rows) == 2*30*3*2*2 + 30*2*2*(2 + 1) and len(manifests) == 4
-
-
-def test_known_effects_come_out(results):
-    rows, _ = read(results)
-    for grid in ('closed', 'study'):
-        f = gains(rows, 8, grid).frame.set_index(['network', 'method', 'metric'])
-        for network, metric in product(('mini_resnet', 'mini_vgg'), ('Insertion score', 'Insertion ratio')):
-            scale = .9 if 'ratio' in metric else 1
-            assert f.difference[network, 'IG', metric] == pytest.approx(.05/scale, abs=.015)
-            assert f.low[network, 'IG', metric] > 0
-            assert f.low[network, 'BlurIG', metric] < 0 < f.high[network, 'BlurIG', metric]
-        assert f.high['mini_resnet', 'GIG', 'Insertion score'] < 0
-    g = grids(rows, 8).frame
-    g = g[(g.metric == 'Insertion score') & (g.images == '30')]
-    assert len(g) == 6 + 4 and (g.difference - GRID).abs().max() < .02 and g.difference.mean() == pytest.approx(GRID, abs=.005)
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    covered = [low <= 0 <= high for low, high in (interval(rng.normal(0, 1, 40), seed=i, resamples=500) for i in range(300))]
-    assert .88 <= np.mean(covered) <= .99
-
-
-def test_pairing_uses_only_images_that_have_both(results):
-    rows, _ = read(results)
-    drop = (rows['name'] == 'image-3') & (rows.rule == 'idgi')
-    d = differences(rows[~drop & (rows.steps == 8) & (rows.grid == 'closed')], 'rule', 'riemann', 'idgi', 'insertion')
-    assert len(d) == 29*(3 + 2) and 'image-3' not in d.index.get_level_values('name')
-
-
-def test_one_image_has_no_interval(tmp_path):
-    shard(tmp_path/'r'/'a.parquet', images=1)
-    f = gains(read(tmp_path/'r')[0]).frame
-    assert set(f.low) == set(f.high) == {'undefined'} and set(f.images) == {'1'}
-
-
-def test_cells_that_were_not_run_say_so(results):
-    rows, _ = read(results)
-    head, body = table(rows, 'insertion').cells()
-    vgg = dict(zip(head, body[1]))
-    assert vgg['GIG'] == vgg['GIG+IDGI'] == NOT_RUN and float(vgg['IG']) > 0
-    assert set(table(rows, 'insertion', grid='study').cells()[1][1][1:]) == {NOT_RUN}
-    assert {r[3] for r in by_steps(rows, 'mini_vgg', 'study').cells()[1]} == {NOT_RUN}
-    for t in all_tables(rows).values():
-        for text in (t.markdown(), t.csv()): assert 'nan' not in text.lower() and not re.search(r',,|\|\s*\|\s*\|', text)
-        assert all(c.strip() and (c == NOT_RUN or not re.fullmatch(r'[+-]?0(\.0+)?', c)) for r in t.cells()[1] for c in r)
-
-
-def test_a_corrupt_file_is_named_with_its_remedy(results):
-    whole = (results/'a-closed.parquet').read_bytes()
-    for content in (b'', b'not parquet at all', whole[:len(whole)//2], whole[:200] + b'\0'*400 + whole[600:]):
-        (results/'a-closed.parquet').write_bytes(content)
-        with pytest.raises(InputError, match=r'a-closed\.parquet.*delete it and run the study again'): read(results)
-
-
-def test_a_foreign_parquet_file_is_named(results):
-    pd.DataFrame({'a': [1]}).to_parquet(results/'foreign.parquet')
-    with pytest.raises(InputError, match='foreign.parquet'): read(results)
-
-
-def test_nothing_to_report(tmp_path):
-    with pytest.raises(InputError, match='there is no results folder'): read(tmp_path/'nowhere')
-    with pytest.raises(InputError, match='holds no results'): read(tmp_path)
-
-
-def test_duplicates_are_dropped_in_the_order_of_the_files(results):
-    rows, _ = read(results)
-    shard(results/'z'/'again.parquet', shift=.2)
-    assert read(results)[0].equals(rows)
-
-
 def test_several_data_sets_are_kept_apart(results, tmp_path):
     shard(results/'other.parquet', data='/some/where/photos', shift=.2)
     report(results, tmp_path/'out', maps_of=None)
@@ -140,7 +65,8 @@ def test_names_are_escaped(hostile):
 def test_the_page_is_complete_in_itself(hostile):
     html = (hostile/'index.html').read_text('utf-8')
     targets = re.findall(r'(?:src|href|action|data|srcset)\s*=\s*["\']?([^"\'>\s]*)', html) + re.findall(r'url\(([^)]*)', html)
-    assert targets and all(t.startswith('data:image/png;base64,') for t in targets)
+    assert targets and all(t.startswith(('data:image/png;base64,', '#part')) for t in targets)
+    for t in targets: assert t[0] != '#' or f'id="{t[1:]}"' in html
     assert '@import' not in html and '<link' not in html and len(re.findall('<img', html)) == len([*hostile.glob('*.png')])
 
 
@@ -154,7 +80,7 @@ def test_the_page_says_what_was_run(results, tmp_path):
 def test_the_same_results_give_the_same_files(results, tmp_path):
     first, second = (report(results, tmp_path/n, maps_of=None) for n in ('one', 'two'))
     assert [f.name for f in first] == [f.name for f in second]
-    assert {f.suffix for f in first} == {'.md', '.csv', '.png', '.svg', '.html'}
+    assert {f.suffix for f in first} == {'.md', '.csv', '.tex', '.png', '.svg', '.html'}
     for a, b in zip(first, second): assert a.read_bytes() == b.read_bytes(), a.name
     assert not [*(tmp_path/'one').glob('.*')]
     assert report(results, tmp_path/'one', maps_of=None) == first
@@ -164,7 +90,12 @@ def test_the_same_results_give_the_same_files(results, tmp_path):
 def test_little_is_enough(tmp_path, kw):
     shard(tmp_path/'r'/'a.parquet', **kw)
     files = report(tmp_path/'r', tmp_path/'out', maps_of=None)
-    assert len([f for f in files if f.suffix == '.png']) == len(METRICS) + 2
+    grid = kw.get('grid', 'closed')
+    drawn = {'construction', 'grids', *(f'{n}-{grid}' for n in ('six', 'curves-insertion', 'curves-insertion_ratio', 'curves-delta', 'gains', 'gains-more'))}
+    assert {f.stem for f in files if f.suffix == '.png'} == {f.stem for f in files if f.suffix == '.svg'} == drawn
+    html = (tmp_path/'out'/'index.html').read_text('utf-8')
+    assert 'No figure of SIC, entropy; AIC, entropy' in html and 'Figures 1, 3 and 5, which show photographs, are left out' in html and f'Only the {grid} grid was run' in html
+    assert not plt.get_fignums()
 
 
 def test_an_output_that_cannot_be_written(results, tmp_path):
@@ -176,15 +107,23 @@ def test_an_output_that_cannot_be_written(results, tmp_path):
 
 def test_maps_that_cannot_be_drawn_are_a_note(results, tmp_path):
     files = report(results, tmp_path/'out')
-    assert 'maps.png' not in [f.name for f in files]
-    assert 'Maps of mini_resnet are not drawn' in (tmp_path/'out'/'index.html').read_text('utf-8')
+    html = (tmp_path/'out'/'index.html').read_text('utf-8')
+    assert not {'maps.png', 'classes.png', 'paths.png'} & {f.name for f in files}
+    assert 'Maps of mini_resnet are not drawn' in html and 'Two classes of mini_resnet are not drawn' in html
+
+
+def test_the_claims_come_before_the_figures(results, tmp_path):
+    report(results, tmp_path/'out', maps_of=None)
+    html = (tmp_path/'out'/'index.html').read_text('utf-8')
+    order = [html.index(t) for t in ('The claims of the paper', '>What was run</h2>', 'the paper&#x27;s Figure 2', 'the paper&#x27;s Figure 4', '>More figures</h2>', '>Tables</h2>')]
+    assert order == sorted(order) and html.count('The claims of the paper') == 1
 
 
 @pytest.mark.slow
 def test_a_real_study_from_shards_to_maps(tmp_path):
     from idgi_repro.study import Shard, run
-    for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network, 'embedded:20', steps=(4,), stop=2, images=2), tmp_path/'r')
+    for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network, 'embedded:20', steps=(4,), stop=2, images=2, stability=False, references=0), tmp_path/'r')
     files = report(tmp_path/'r', tmp_path/'out')
-    assert {'maps.png', 'maps.svg'} <= {f.name for f in files} and 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')
+    assert {f'{n}.{f}' for n in ('maps', 'classes', 'paths') for f in ('png', 'svg')} <= {f.name for f in files} and 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')
     with_note = report(tmp_path/'r', tmp_path/'out2', maps_of=99)
     assert 'maps.png' not in {f.name for f in with_note} and 'maps_of is 99' in (tmp_path/'out2'/'index.html').read_text('utf-8')

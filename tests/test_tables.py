@@ -1,0 +1,321 @@
+"Tables and claims of results whose truth is known, and every way in which results can be incomplete or wrong."
+import io, re, shutil, subprocess
+from itertools import product
+
+import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
+
+from idgi_repro.gradients import InputError
+from idgi_repro.models import STUDY
+from idgi_repro.study import METHODS
+from idgi_repro.tables import (CLAIMS, EFFECTS, KINDS, LOWERS, METRICS, NOT_RUN, RAISES, SCORES, Claim, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
+                               network_names, pairs, read, simulate, table, values, verdict)
+
+PAPERS = [*SCORES, 'stability']
+RESIDUAL, SENSITIVE, BLUR, PATCHY = 'The residual networks are the exceptions', 'IDGI is more sensitive to the step count than its base method', "BlurIG's path changes little over most of its length", "IDGI's maps are more patch-like"
+WHO = [*METHODS, 'all']
+
+
+def made(folder, **kw):
+    "Rows of made-up results: one network, the closed grid, two step counts, unless told otherwise."
+    simulate(folder, **dict(networks=('mini_resnet',), grids=('closed',), steps=(8, 16)) | kw)
+    return read(folder)[0]
+
+
+@pytest.fixture
+def results(tmp_path):
+    "Two networks on both grids; the second lacks Guided IG and the larger number of steps on the study grid."
+    folder = tmp_path/'results'
+    simulate(folder, networks=('mini_resnet',), images=30, steps=(8, 16))
+    for grid, steps in (('closed', (8, 16)), ('study', (8,))): simulate(folder/'deeper', networks=('mini_vgg',), grids=(grid,), images=30, steps=steps, methods=('ig', 'blurig'))
+    return folder
+
+
+def verdicts(rows, claim, grid='closed'):
+    "Of all lines of a claim on one grid, in order."
+    f = claims(rows).frame
+    return f[(f.claim == claim) & f.protocol.str.startswith(grid)].verdict.tolist()
+
+
+# reading
+
+def test_what_is_not_a_result_is_passed_over(results):
+    for name in ('select-net-123.parquet', '.part.parquet', 'a.parquet.tmp', 'notes.txt'): (results/name).write_text('no parquet')
+    rows, manifests = read(results)
+    assert len(rows) == 2*30*3*2*2 + 30*2*2*(2 + 1) and len(manifests) == 4
+
+
+def test_a_corrupt_file_is_named_with_its_remedy(results):
+    file = results/'mini_resnet-closed.parquet'
+    whole = file.read_bytes()
+    for content in (b'', b'not parquet at all', whole[:len(whole)//2], whole[:-400] + b'\0'*300 + whole[-100:]):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r'mini_resnet-closed\.parquet.*delete it and run the study again'): read(results)
+
+
+def test_a_foreign_parquet_file_is_named(results):
+    pd.DataFrame({'a': [1]}).to_parquet(results/'foreign.parquet')
+    with pytest.raises(InputError, match='foreign.parquet'): read(results)
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(InputError, match='there is no results folder'): read(tmp_path/'nowhere')
+    with pytest.raises(InputError, match='holds no results'): read(tmp_path)
+
+
+def test_duplicates_are_dropped_in_the_order_of_the_files(results):
+    rows, _ = read(results)
+    simulate(results/'z', networks=('mini_resnet',), images=30, steps=(8, 16), seed=1)
+    assert read(results)[0].equals(rows)
+
+
+def test_shards_with_and_without_a_column_are_read_together(tmp_path):
+    made(tmp_path, without=[c for c in EFFECTS if c in METRICS and c != 'insertion'] + [f'{c}_curve' for c in SCORES[2:]] + ['excluded', 'concentration'])
+    rows = made(tmp_path, networks=('mini_vgg',))
+    for metric in METRICS:
+        ran = table(rows, metric).frame.set_index('network').images
+        assert ran['mini_vgg'] in ('40', '36', '32') and ran['mini_resnet'] == ('40' if metric in ('insertion', 'near_zero', 'pointing', 'delta', 'reference') else NOT_RUN)
+
+
+# statistics and intervals
+
+@pytest.mark.parametrize('statistic, sample', [(np.mean, lambda rng: rng.normal(.5, 1, 40)), (median_area, lambda rng: np.linspace(0, 1, 101)**(1/rng.uniform(.3, .7, 40)[:, None] - 1))])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(statistic, sample):
+    rng = np.random.default_rng(1)
+    kw = dict(statistic=median_area) if statistic is median_area else {}
+    covered = [low <= .5 <= high for low, high in (interval(sample(rng), seed=i, times=400, **kw) for i in range(200))]
+    assert .88 <= np.mean(covered) <= .99
+
+
+def test_the_paired_interval_of_sic_is_that_of_resampled_images():
+    rng = np.random.default_rng(2)
+    a, b = (np.sort(rng.random((9, 101)), 1) for _ in range(2))
+    a[2], b[5] = np.nan, np.nan                                 # two images are left out, one for each
+    keep = [0, 1, 3, 4, 6, 7, 8]
+    drawn = [np.repeat(keep, c) for c in draws(7, 300).T]
+    brute = [np.trapezoid(np.median(b[d], 0) - np.median(a[d], 0), dx=.01) for d in drawn]
+    assert np.allclose(interval(b, median_area, a, times=300), np.quantile(brute, [.025, .975]))
+
+
+def test_metrics_report_what_they_say(tmp_path):
+    rows = made(tmp_path)
+    here = rows[(rows.steps == 16) & (rows.method == 'ig') & (rows.rule == 'riemann')]
+    reported = lambda metric: table(rows, metric).frame['IG'][0]
+    assert reported('insertion') == pytest.approx(here.insertion.mean())
+    assert reported('aic_entropy') == pytest.approx(here.aic_entropy.mean())
+    assert reported('aic_entropy') == pytest.approx(np.trapezoid(np.stack(here.aic_entropy_curve.dropna()).mean(0), dx=.01), abs=1e-6)      # the area under the mean curve
+    assert reported('sic_entropy') == pytest.approx(np.trapezoid(np.median(np.stack(here.sic_entropy_curve.dropna()), 0), dx=.01))
+    assert reported('delta') == pytest.approx(here.delta.abs().mean())
+    assert reported('near_zero') == f'{here.near_zero.sum():.0f} of 40'
+
+
+def test_numbers_that_are_not_finite_do_not_count(tmp_path):
+    rows = made(tmp_path)
+    rows.loc[rows['name'] == 'image-003', 'stability'] = np.inf
+    assert table(rows, 'stability').frame.images[0] == '39' and np.isfinite(values(rows, 'stability')).sum() == len(rows)*39//40
+
+
+# comparisons
+
+def test_known_effects_come_out(results):
+    rows, _ = read(results)
+    for grid in ('closed', 'study'):
+        f = gains(rows, 8, grid).frame.set_index(['network', 'method', 'metric'])
+        for network, metric in product(('mini_resnet', 'mini_vgg'), ('insertion', 'aic_entropy', 'sic_msssim')):
+            doublings = -1 if network == 'mini_resnet' or grid == 'closed' else 0     # from 16 steps, at which IDGI adds all of its gain
+            assert f.difference[network, 'IG', METRICS[metric].title] == pytest.approx(.05 + .02*doublings, abs=.05 if 'sic' in metric else .015)
+            if metric == 'insertion': assert f.low[network, 'IG', METRICS[metric].title] > 0
+        assert f.high['mini_resnet', 'GIG', 'Insertion score'] < 0 and f.images['mini_vgg', 'GIG', 'Insertion score'] == NOT_RUN
+    g = grids(rows, 8).frame
+    g = g[(g.metric == 'Insertion score') & (g.images == '30')]
+    assert len(g) == 6 + 4 and g[g.method != 'IG+IDGI'].difference.mean() == pytest.approx(-.02, abs=.008)
+
+
+def test_no_effect_is_found_about_as_seldom_as_it_should_be(tmp_path):
+    none = {c: dict.fromkeys(METHODS, 0.) for c in EFFECTS}
+    found = []
+    for seed in range(6):
+        f = gains(made(tmp_path/str(seed), seed=seed, effects=none, steps=(8,))).frame
+        f = f[f.metric.isin([METRICS[c].title for c in (*PAPERS, 'stability_l1', 'patchiness', 'energy_inside')])]
+        found += [(f.low.astype(float) > 0) | (f.high.astype(float) < 0)]
+    assert len(np.concatenate(found)) == 6*3*10 and np.mean(np.concatenate(found)) < .11
+
+
+def test_pairing_uses_only_images_that_have_both(results):
+    rows, _ = read(results)
+    drop = (rows['name'] == 'image-003') & (rows.rule == 'idgi')
+    a, b = pairs(rows[~drop & (rows.steps == 8) & (rows.grid == 'closed')].sample(frac=1, random_state=0), 'rule', 'riemann', 'idgi')
+    assert len(a) == 29*(3 + 2) and 'image-003' not in {*a['name']} and (a.rule == 'riemann').all() and (b.rule == 'idgi').all()
+    for column in ('network', 'name', 'method', 'steps'): assert (a[column].to_numpy() == b[column].to_numpy()).all()
+
+
+def test_one_image_has_no_interval_and_decides_nothing(tmp_path):
+    rows = made(tmp_path, images=1)
+    f = gains(rows).frame
+    assert set(f.low[f.images == '1']) == set(f.high[f.images == '1']) == {'undefined'} and set(f.images) == {'1', NOT_RUN}
+    c = claims(rows).frame
+    assert set(c.verdict) == {'undecided', NOT_RUN} and set(c.low[c.verdict == 'undecided']) == {'undefined'}
+
+
+# what was not run
+
+def test_cells_that_were_not_run_say_so(results):
+    rows, _ = read(results)
+    head, body = table(rows, 'insertion').cells()
+    vgg = dict(zip(head, body[1]))
+    assert vgg['GIG'] == vgg['GIG+IDGI'] == NOT_RUN and float(vgg['IG']) > 0
+    assert set(table(rows, 'insertion', grid='study').cells()[1][1][1:]) == {NOT_RUN}
+    assert {r[3] for r in by_steps(rows, 'mini_vgg', 'study').cells()[1]} == {NOT_RUN}
+    for t in all_tables(rows).values():
+        for text in (t.markdown(), t.csv(), t.latex(), t.html()): assert not re.search(r'\bnan\b|none\b(?!">)|,,|\|\s*\|\s*\||& *&|<td></td>', text, re.I)
+
+
+def test_columns_that_are_absent_or_empty_are_not_run(tmp_path):
+    rows = made(tmp_path)
+    gone = [*{*rows} & {*METRICS, *(m.column for m in METRICS.values()), 'concentration', 'excluded'}]
+    for poor in (rows.drop(columns=gone), rows.assign(**{c: np.nan for c in gone}), rows.assign(**{c: None for c in gone})):
+        tables = all_tables(poor)
+        assert tables.keys() == all_tables(rows).keys() and {f'{c}-closed' for c in PAPERS} <= tables.keys()
+        for name, t in tables.items():
+            numbers = t.frame.drop(columns=[c for c in ('network', 'metric', 'method', 'claim', 'statistic', 'protocol') if c in t.frame])
+            assert {c for r in Table('', '', numbers).cells()[1] for c in r} == {NOT_RUN}, name
+
+
+def test_one_of_the_studys_networks_brings_all_ten(tmp_path):
+    rows = made(tmp_path, networks=('mini_resnet', 'vgg16', 'resnet50@IMAGENET1K_V1'), images=6)
+    assert {*network_names(rows)} == {*STUDY, 'mini_resnet', 'resnet50@IMAGENET1K_V1'}
+    tables = all_tables(rows)
+    assert sum(n.startswith('steps-') for n in tables) == 12 and sum(f'{c}-closed' in tables for c in PAPERS) == 7
+    cells = {r[0]: r[1:] for r in tables['insertion-closed'].cells()[1]}
+    assert {*cells['vgg19']} == {NOT_RUN} == {*cells['resnet50']} and NOT_RUN not in cells['vgg16'] + cells['resnet50@IMAGENET1K_V1']
+
+
+def test_exclusions_are_counted(tmp_path):
+    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), grids=('closed', 'study'), images=20)
+    rows.loc[(rows.network == 'mini_vgg') & (rows['name'] == 'image-001'), 'excluded'] = 'a new reason'
+    t = exclusions(rows)
+    assert t.frame.set_index('network').T.to_dict() == {n: {'images': 20, 'kept': 16 - k, 'not confident': 2, 'last value': 0, 'no rise': 0, 'bytes': 2, 'a new reason': k} for n, k in dict(mini_resnet=0, mini_vgg=1).items()}
+    head, body = exclusions(rows[rows.network == 'mini_vgg'].assign(network='vgg16')).cells()
+    assert len(body) == 10 and all({*r[1:]} == {NOT_RUN} for r in body if r[0] != 'vgg16') and NOT_RUN not in body[8]
+
+
+# claims
+
+def test_claims_follow_the_effects(tmp_path):
+    up, down, none = 'supported', 'contradicted', 'undecided'
+    rows = made(tmp_path, seed=2, steps=(8, 16, 32))            # one interval in twenty misses: other seeds find something where there is nothing
+    assert verdicts(rows, LOWERS)[:4] == [up, down, none, up]
+    assert verdicts(rows, PATCHY)[:3] == [up, down, none] and verdicts(rows, BLUR) == [up]
+    assert verdicts(rows, SENSITIVE)[:3] == [up, down, none]
+    assert verdicts(rows, RESIDUAL) == [NOT_RUN] and {*verdicts(rows, RAISES, 'study')} == {NOT_RUN}
+    turned = {c: {m: -v for m, v in e.items()} for c, e in EFFECTS.items()}
+    rows = made(tmp_path/'turned', seed=2, effects=turned)
+    assert verdicts(rows, LOWERS)[:3] == [down, up, none] and verdicts(rows, PATCHY)[:3] == [down, up, none]
+
+
+@pytest.mark.parametrize('size, expected', [(.1, 'supported'), (-.1, 'contradicted')])
+def test_gains_everywhere_and_nowhere(tmp_path, size, expected):
+    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), effects={c: dict.fromkeys(METHODS, size) for c in SCORES})
+    assert verdicts(rows, RAISES) == [expected]*7
+    c = claims(rows).frame.iloc[0]
+    assert c.estimate == (size > 0) and c.statistic.endswith(f'of 36 cells {36*(size > 0)} lie wholly above zero, {36*(size < 0)} wholly below')
+
+
+def test_no_effect_decides_little(tmp_path):
+    found = sum([claims(made(tmp_path/str(seed), seed=seed, effects={c: dict.fromkeys(METHODS, 0.) for c in EFFECTS})).frame.query('protocol.str.startswith("closed") and not claim.str.startswith("BlurIG")').verdict.tolist() for seed in range(4)], [])
+    assert len(found) == 4*33 - 4 and np.mean([v in ('supported', 'contradicted') for v in found]) < .12
+
+
+def test_the_residual_networks_are_set_against_the_others(tmp_path):
+    less = {c: dict.fromkeys(METHODS, -.05) for c in SCORES}
+    rows = made(tmp_path, networks=('vgg16', 'inception_v3'), effects={c: dict.fromkeys(METHODS, .05) for c in SCORES})
+    assert verdicts(rows, RESIDUAL) == [NOT_RUN]
+    rows = made(tmp_path, networks=('resnet50', 'resnet101'), effects=less)
+    assert verdicts(rows, RESIDUAL) == ['supported']
+    c = claims(rows).frame.set_index('claim').loc[RESIDUAL].iloc[0]
+    assert c.estimate == pytest.approx(-.1, abs=.02)
+    assert verdicts(rows[~rows.network.str.contains('resnet')].copy(), RESIDUAL) == [NOT_RUN]
+    same = pd.concat([rows[~rows.network.str.contains('resnet')], rows[rows.network == 'vgg16'].assign(network='resnet50')])
+    pair = same[same.network.isin(['vgg16', 'resnet50'])]
+    assert claims(pair).frame.set_index('claim').loc[RESIDUAL].iloc[0][['estimate', 'low', 'high']].tolist() == [0, 0, 0]      # the same images are drawn in both
+
+
+def test_one_step_count_says_nothing_on_sensitivity(tmp_path):
+    rows = made(tmp_path, steps=(8,))
+    assert {*verdicts(rows, SENSITIVE)} == {NOT_RUN} and verdicts(rows, LOWERS)[0] == 'supported'
+
+
+def test_few_images_decide_nothing(tmp_path):
+    rows = made(tmp_path/'four', images=4)
+    assert {*claims(rows).frame.verdict} == {'undecided', NOT_RUN}
+    assert 'supported' in {*claims(made(tmp_path/'five', images=5)).frame.verdict}
+
+
+def test_every_claim_has_a_line_for_each_grid(results):
+    f = claims(read(results)[0]).frame
+    assert len(f) == 2*len(CLAIMS) and {*f.claim} == {RAISES, RESIDUAL, SENSITIVE, LOWERS, BLUR, PATCHY}
+    assert list(f.columns) == ['claim', 'statistic', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict'] and {*f.protocol} == {'closed grid, 16 steps', 'study grid, 16 steps', 'closed grid, 8 to 16 steps', 'study grid, 8 to 16 steps'}
+
+
+def test_verdicts():
+    over, under = (Claim('', '', None, [], limit=.5, above=above) for above in (True, False))
+    for low, high, images, expected in [(.6, .7, 9, 'supported'), (.1, .4, 9, 'contradicted'), (.4, .6, 9, 'undecided'), (.5, .6, 9, 'undecided'), (.6, .7, 4, 'undecided'), (np.nan, np.nan, 9, 'undecided')]:
+        assert verdict(over, low, high, images) == expected
+        assert verdict(under, low, high, images) == dict(supported='contradicted', contradicted='supported').get(expected, expected)
+
+
+# formats
+
+EVIL = ['<script>alert("x")</script>', 'a|b & c', r'50% of $x^2$ {in} \section_#~', '[width]', '*', '-1', 'new\nline', r'\\', '']
+
+
+def unescaped(tex):
+    "A LaTeX text as it prints. Fails at every character that would be markup."
+    known = {f'\\text{n}{{}}': c for n, c in dict(asciitilde='~', asciicircum='^', backslash='\\', less='<', greater='>', bar='|').items()} | {f'\\{c}': c for c in '_%&#${}'} | {'{[}': '[', '{*}': '*', '$-$': '-', f'\\textit{{{NOT_RUN}}}': NOT_RUN}
+    token = re.compile('|'.join(map(re.escape, sorted(known, key=len, reverse=True))) + r'|[^\\_%&#${}~^<>|\[*\n]')
+    out = token.findall(tex)
+    assert ''.join(out) == tex, tex
+    return ''.join(known.get(t, t) for t in out)
+
+
+@pytest.mark.parametrize('rows', [1, 60])
+def test_latex_says_what_the_table_says(rows):
+    names = (EVIL*9)[:max(rows, len(EVIL))]
+    t = Table('50 % of {all} & more', EVIL[2], pd.DataFrame({'network_1': names, 'IG': np.linspace(-1, 1, len(names)), 'GIG': np.nan, 'images': '30 to 40', '& more': 'text'}), '+')
+    tex = t.latex('my table')
+    (columns,) = re.findall(r'\\begin\{(?:tabular|longtable)\}\{(\w+)\}', tex)
+    assert columns == 'lrrrl' and ('longtable' in tex) == (len(names) > 40) and '\\label{tab:my-table}' in tex
+    (caption,) = re.findall(r'\\caption\{(.*)\}\\label', tex)
+    assert unescaped(caption) == f'{t.title}. {t.caption}'
+    head, body = tex.split('\\toprule\n')[1].split('\\bottomrule')[0].split('\\midrule\n')
+    lines = [[unescaped(c) for c in re.split(r'(?<!\\)&', l)] for l in (head + body).replace('\\endhead\n', '').split(' \\\\\n')[:-1]]
+    assert [[c.strip() for c in l] for l in lines] == [[' '.join(c.split()) for c in l] for l in [t.cells()[0], *t.cells()[1]]]
+    for environment in re.findall(r'\\begin\{(\w+)\}', tex): assert tex.count(f'\\end{{{environment}}}') == 1
+
+
+@pytest.mark.skipif(not shutil.which('pdflatex'), reason='no pdflatex')
+def test_latex_compiles(results, tmp_path):
+    body = '\n'.join(t.latex(n) for n, t in all_tables(read(results)[0]).items())
+    (tmp_path/'t.tex').write_text('\\documentclass{article}\\usepackage{booktabs,longtable}\\begin{document}' + body + '\\end{document}')
+    assert subprocess.run(['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 't.tex'], cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_hostile_names_are_data(tmp_path):
+    for i, name in enumerate(EVIL[:-1]): simulate(tmp_path/str(i), networks=(name,), grids=('closed',), images=2, steps=(4,))
+    rows, _ = read(tmp_path)
+    tables = all_tables(rows)
+    assert sum(n.startswith('steps-') for n in tables) == len(EVIL) - 1 and all(re.fullmatch(r'[A-Za-z0-9@._-]+', n) for n in tables)
+    for t in tables.values():
+        assert '<script' not in t.markdown() + t.html() and not re.search(r'(?<!\\)[%#]', t.latex())
+        columns = {len(re.findall(r'(?<!\\)\|', l)) for l in t.markdown().split('\n')[4:-1]}
+        assert len(columns) == 1 and pd.read_csv(io.StringIO(t.csv()), keep_default_na=False).shape == t.frame.shape
+
+
+def test_the_same_results_give_the_same_tables(results, tmp_path):
+    text = lambda folder: {n: t.markdown() + t.csv() + t.latex(n) for n, t in all_tables(read(folder)[0]).items()}
+    first = text(results)
+    draws.cache_clear()
+    for file in results.rglob('*.parquet'):                     # the same rows in other shards
+        whole, cut = pq.read_table(file), 77
+        for i, part in enumerate((whole[cut:], whole[:cut])): pq.write_table(part, file.with_name(f'{i}-{file.name}'))
+        file.unlink()
+    assert text(results) == first
