@@ -171,13 +171,14 @@ def _state(results):
 def report(
     results:str, # results folder
     out:str,     # folder for tables, figures and the page
+    photographs:bool=True, # whether figures that show the images are drawn
 )->Path:         # the page
     "Tables, figures and one HTML page, by a papermill run of `experiments/report.ipynb`, unless they stand."
     if not Path(results).is_dir(): raise InputError(f'there is no results folder {results}; run idgi-repro study --out {results} first')
-    page, stamp, state = Path(out)/'index.html', Path(out)/'.made-from', _state(results)
+    page, stamp, state = Path(out)/'index.html', Path(out)/'.made-from', f'{_state(results)} {photographs}'
     if page.is_file() and stamp.is_file() and stamp.read_text() == state: return page
     print('tables, figures and page ...', file=sys.stderr)
-    execute('report', Path(results)/'notebooks'/'report.ipynb', dict(results=str(results), out=str(out)))
+    execute('report', Path(results)/'notebooks'/'report.ipynb', dict(results=str(results), out=str(out), maps_of=0 if photographs else None))
     with whole(stamp) as part: part.write_text(state)
     return page
 
@@ -216,6 +217,7 @@ def _parser():
     r = sub.add_parser('report', help='tables, figures and one HTML page from a results folder')
     r.add_argument('results', help='results folder')
     r.add_argument('--out', default='figures', help='folder to write to (default: %(default)s)')
+    r.add_argument('--no-photographs', dest='photographs', action='store_false', help='leave out the figures that show the images')
     return p
 
 # %% ../nbs/11_cli.ipynb #5bd250dc
@@ -227,7 +229,7 @@ def main(
     try:
         if a.command == 'explain': made = explain(a.photo, a.model, a.out, a.target, a.steps, a.grid, a.device)
         elif a.command == 'study': made = study(plan(a.models, a.data, a.images, a.methods, a.steps, a.grids, a.shard_size, a.seed, stability=a.stability, references=a.references, exact=a.exact), a.out, a.device)
-        else: made = report(a.results, a.out)
+        else: made = report(a.results, a.out, a.photographs)
     except InputError as e:
         print(f'idgi-repro: {e}', file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from base64 import b64encode
 from html import escape
 from io import BytesIO
 from pathlib import Path
+import json
 
 import matplotlib.pyplot as plt, pandas as pd
 from matplotlib.figure import Figure
@@ -118,7 +119,7 @@ def report(
     out:str|Path,     # folder for tables, figures and index.html
     maps_of:int|None=0, # first image whose maps are drawn, counted among those that most networks have; None: no figure with photographs
 )->list[Path]:        # the files written
-    "Tables (Markdown, CSV, LaTeX), figures (PNG, SVG) and one HTML page of a study's results. Raises `InputError` for results that cannot be read and a folder that cannot be written."
+    "Tables (Markdown, CSV, LaTeX), figures (PNG, SVG), the shards' manifests (JSON) and one HTML page of a study's results. Raises `InputError` for results that cannot be read and a folder that cannot be written."
     rows, manifests = _apart(*read(results))
     out = Path(out).expanduser()
     _write(out, {'index.html': b'This report is being written.'} if not (out/'index.html').exists() else {})
@@ -129,4 +130,5 @@ def report(
         files |= {f'{name}.{f}': render(p.figure, f) for f in ('png', 'svg')}
         pictures[name] = p.title, p.caption, files[f'{name}.png']
         plt.close(p.figure)
+    files['manifest.json'] = (json.dumps(manifests, indent=1, sort_keys=True) + '\n').encode()
     return _write(out, files | {'index.html': page(rows, manifests, tables, pictures, [*notes, *undrawn(rows)]).encode()})

@@ -7,7 +7,7 @@ __all__ = ['SCORES', 'EFFECTS', 'KEY', 'METRICS', 'KINDS', 'NOT_RUN', 'REASONS',
            'MIN_IMAGES', 'simulate', 'result_files', 'read', 'mean', 'mean_size', 'median_area', 'Metric', 'values',
            'present', 'Table', 'network_names', 'estimates', 'table', 'by_steps', 'exclusions', 'resamples', 'draws',
            'interval', 'pairs', 'gains', 'grids', 'Sample', 'gain', 'lower', 'sensitivity', 'plain', 'average',
-           'positive', 'residual', 'Claim', 'verdict', 'claims', 'all_tables']
+           'positive', 'residual', 'Claim', 'verdict', 'claims', 'verdicts', 'all_tables']
 
 # %% ../nbs/08_tables.ipynb #9c55a59b
 from dataclasses import dataclass
@@ -47,13 +47,13 @@ def _made_up(network, grid, images, steps, methods, seed, effects):
     i, n, idgi, more = rows.pop('i'), len(rows), rows.rule == 'idgi', np.log2(rows.steps/max(steps))
     adds = lambda column: idgi*rows.method.map(effects[column])
     made = lambda column, low, high, sd: image.uniform(low, high, images)[i] + adds(column) + noise.normal(0, sd, n)
-    about = dict(label=i%10, target=i%10, confident=i%10 != 0, prob=np.where(i%10, .9, .6), excluded=np.select([i%10 == 0, i%10 == 5], ['not confident', 'bytes'], ''), grid=grid)
+    about = dict(label=i%10, target=i%10, confident=i%10 != 0, prob=np.where(i%10, .9, .6), excluded=np.select([i%10 == 0, i%10 == 5], ['not confident', 'entropy: bytes'], ''), grid=grid)
     rows = rows.assign(name='image-' + i.astype(str).str.zfill(3), **about)
     for c in SCORES: rows[c] = made(c, .3, .7, .02) + .01*np.log2(rows.steps) + more*adds('doubling') - .02*(grid == 'study')
     rows['insertion_ratio'] = rows.insertion/.9
     for c in SCORES[2:]:
         curves = _curves(rows[c].to_numpy())
-        kept = ~rows.excluded.isin(['not confident', 'bytes'] if 'entropy' in c else ['not confident'])
+        kept = ~rows.excluded.isin(['not confident', 'entropy: bytes'] if 'entropy' in c else ['not confident'])
         rows[c] = np.where(kept, np.trapezoid(curves, dx=.01), np.nan)
         rows[f'{c}_curve'] = pd.Series([*curves], dtype=object).where(kept, None)
     for c in ('stability', 'stability_l1'): rows[c] = made(c, .8, 1.2, .05)
@@ -216,9 +216,10 @@ def _cell(v, digits, sign=''):
     "A table's cell as text."
     if isinstance(v, str): return v
     if pd.isna(v): return NOT_RUN
-    return f'{v:{sign}.{digits}f}' if isinstance(v, float) else str(v)
+    if not isinstance(v, float): return str(v)
+    return f'{v:{sign}.2e}' if 0 < abs(v) < 10**(1-digits) else f'{v:{sign}.{digits}f}'      # a small number is not a zero
 
-_number = re.compile(rf'[+-]?\d[\d.]*( (to|of) \d+)?|{NOT_RUN}|undefined').fullmatch
+_number = re.compile(rf'[+-]?\d[\d.]*(e[+-]\d+)?( (to|of) \d+)?|{NOT_RUN}|undefined').fullmatch
 
 def _align(body, left, right):
     "`left` or `right` for every column of texts; numbers go right."
@@ -331,7 +332,7 @@ def by_steps(
     return Table(f'{network} by number of steps, {grid} grid', 'Mean over images, for SIC the area under the median curve, by number of steps.', pd.DataFrame(lines))
 
 # %% ../nbs/08_tables.ipynb #8c07c3d4
-REASONS = ['not confident', 'last value', 'no rise', 'bytes'] # why an image has no SIC and AIC; `bytes`: none with entropy
+REASONS = ['not confident', 'SIC: last value', 'SIC: no rise', 'AIC: last value', 'AIC: no rise', 'entropy: bytes'] # why an image is left out of the curves; one may have several
 
 # %% ../nbs/08_tables.ipynb #59e22c85
 def exclusions(
@@ -339,11 +340,12 @@ def exclusions(
 )->Table:              # a row per network
     "How many images are left out of SIC and AIC, and why."
     found = rows[['network', 'data', 'name', 'target']].assign(why=rows.get('excluded', None)).dropna().drop_duplicates()
-    counts = found.groupby(['network', 'why']).size().unstack(fill_value=0).reindex(network_names(rows)).rename(columns={'': 'kept'})
+    each = found.assign(why=found.why.astype(str).str.split('; ')).explode('why')
+    counts = each.groupby(['network', 'why']).size().unstack(fill_value=0).reindex(network_names(rows)).rename(columns={'': 'kept'})
     reasons = REASONS + sorted({*counts} - {*REASONS, 'kept'})
-    counts = counts.assign(images=counts.sum(axis=1, min_count=1)).reindex(columns=['images', 'kept', *reasons])
+    counts = counts.assign(images=found.groupby('network').size()).reindex(columns=['images', 'kept', *reasons])
     counts[['kept', *reasons]] = counts[['kept', *reasons]].fillna(0).where(counts.images.notna())
-    return Table('Images left out of SIC and AIC', 'Number of images by the reason for which their curves are not defined; `bytes` concerns entropy alone.', counts.astype(object).map(lambda v: v if pd.isna(v) else int(v)).reset_index())
+    return Table('Images left out of SIC and AIC', 'Number of images by the reason for which curves are not defined. Images that are not confident have no curves at all; otherwise the reason names the curves that it concerns, and an image may have several.', counts.astype(object).map(lambda v: v if pd.isna(v) else int(v)).reset_index())
 
 # %% ../nbs/08_tables.ipynb #0cc04f8a
 def resamples(
@@ -521,6 +523,9 @@ class Claim(NamedTuple):
     above:bool=True    # whether the claim lies above it
     tally:bool=False   # whether the statistic says how many cells lie wholly above and below zero
 
+    @property
+    def side(self): return f'{"above" if self.above else "below"} {self.limit:g}'
+
 # %% ../nbs/08_tables.ipynb #a18f0160
 WHO = [*((TITLES[m, 'riemann'], [m]) for m in METHODS), ('all methods', [*METHODS])]
 RAISES, LOWERS = 'IDGI raises the metrics for most methods and networks, not all', 'IDGI lowers the stability error'
@@ -571,9 +576,19 @@ def claims(
         s = samples.get(grid)
         steps = '' if not s else f', {s.first} to {s.last} steps' if claim.measure is sensitivity else f', {s.last} steps'
         with np.errstate(invalid='ignore', divide='ignore'): statistic, *rest = _test(claim, s)      # a draw may miss all images of a cell
-        lines.append((claim.text, statistic, f'{grid} grid{steps}', *rest))
-    return Table('The claims of the paper', f'Estimates with bootstrap 95 % intervals over images, which are drawn with all of their rows, in all networks that have them; networks and methods are taken as given, and no interval is widened for there being many. With fewer than about twenty images intervals of this kind are too narrow. Supported: the whole interval lies on the side of the claim; contradicted: on the other; undecided: neither, or fewer than {MIN_IMAGES} images.',
-                 pd.DataFrame(lines, columns=['claim', 'statistic', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict']))
+        lines.append((claim.text, statistic, claim.side, f'{grid} grid{steps}', *rest))
+    return Table('The claims of the paper', f'Estimates with bootstrap 95 % intervals over images, which are drawn with all of their rows, in all networks that have them; networks and methods are taken as given, and no interval is widened for there being many. With fewer than about twenty images intervals of this kind are too narrow. Supported: the whole interval lies on the side on which the claim holds; contradicted: on the other; undecided: neither, or fewer than {MIN_IMAGES} images.',
+                 pd.DataFrame(lines, columns=['claim', 'statistic', 'holds if', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict']))
+
+# %% ../nbs/08_tables.ipynb #668ead5d
+def verdicts(
+    claims:Table, # from `claims`
+)->Table:         # a row or a few per claim and grid
+    "The main statistics of each claim: over all methods, and for the L1 stability error, where the methods disagree, for each."
+    f = claims.frame
+    each = f.statistic.str.startswith(METRICS['stability_l1'].title) & ~f.statistic.str.endswith('all methods')
+    joint = f.statistic.str.contains('all methods$|^share of cells|minus the others$|most active tenth') & ~f.statistic.str.startswith(('share of images', METRICS['stability_l1'].title))
+    return Table('Verdicts', f'The main statistics of the claims, with bootstrap 95 % intervals; the table of all claims has the others.', f[each | joint].reset_index(drop=True))
 
 # %% ../nbs/08_tables.ipynb #6bb52fe0
 def all_tables(
@@ -581,6 +596,7 @@ def all_tables(
 )->dict[str,Table]:    # by file name
     "Every table of the report."
     tables = {'claims': claims(rows)}
+    tables['verdicts'] = verdicts(tables['claims'])
     for grid in sorted(rows.grid.unique()):
         tables |= {f'{c}-{grid}': table(rows, c, grid=grid) for c in METRICS} | {f'gains-{grid}': gains(rows, grid=grid)}
         for network in network_names(rows):

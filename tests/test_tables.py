@@ -176,7 +176,7 @@ def test_columns_that_are_absent_or_empty_are_not_run(tmp_path):
         tables = all_tables(poor)
         assert tables.keys() == all_tables(rows).keys() and {f'{c}-closed' for c in PAPERS} <= tables.keys()
         for name, t in tables.items():
-            numbers = t.frame.drop(columns=[c for c in ('network', 'metric', 'method', 'claim', 'statistic', 'protocol') if c in t.frame])
+            numbers = t.frame.drop(columns=[c for c in ('network', 'metric', 'method', 'claim', 'statistic', 'holds if', 'protocol') if c in t.frame])
             assert {c for r in Table('', '', numbers).cells()[1] for c in r} == {NOT_RUN}, name
 
 
@@ -193,7 +193,7 @@ def test_exclusions_are_counted(tmp_path):
     rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), grids=('closed', 'study'), images=20)
     rows.loc[(rows.network == 'mini_vgg') & (rows['name'] == 'image-001'), 'excluded'] = 'a new reason'
     t = exclusions(rows)
-    assert t.frame.set_index('network').T.to_dict() == {n: {'images': 20, 'kept': 16 - k, 'not confident': 2, 'last value': 0, 'no rise': 0, 'bytes': 2, 'a new reason': k} for n, k in dict(mini_resnet=0, mini_vgg=1).items()}
+    assert t.frame.set_index('network').T.to_dict() == {n: {'images': 20, 'kept': 16 - k, 'not confident': 2, 'SIC: last value': 0, 'SIC: no rise': 0, 'AIC: last value': 0, 'AIC: no rise': 0, 'entropy: bytes': 2, 'a new reason': k} for n, k in dict(mini_resnet=0, mini_vgg=1).items()}
     head, body = exclusions(rows[rows.network == 'mini_vgg'].assign(network='vgg16')).cells()
     assert len(body) == 10 and all({*r[1:]} == {NOT_RUN} for r in body if r[0] != 'vgg16') and NOT_RUN not in body[8]
 
@@ -253,7 +253,7 @@ def test_few_images_decide_nothing(tmp_path):
 def test_every_claim_has_a_line_for_each_grid(results):
     f = claims(read(results)[0]).frame
     assert len(f) == 2*len(CLAIMS) and {*f.claim} == {RAISES, RESIDUAL, SENSITIVE, LOWERS, BLUR, PATCHY}
-    assert list(f.columns) == ['claim', 'statistic', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict'] and {*f.protocol} == {'closed grid, 16 steps', 'study grid, 16 steps', 'closed grid, 8 to 16 steps', 'study grid, 8 to 16 steps'}
+    assert list(f.columns) == ['claim', 'statistic', 'holds if', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict'] and {*f.protocol} == {'closed grid, 16 steps', 'study grid, 16 steps', 'closed grid, 8 to 16 steps', 'study grid, 8 to 16 steps'}
 
 
 def test_verdicts():
