@@ -80,7 +80,7 @@ def test_the_page_says_what_was_run(results, tmp_path):
 def test_the_same_results_give_the_same_files(results, tmp_path):
     first, second = (report(results, tmp_path/n, maps_of=None) for n in ('one', 'two'))
     assert [f.name for f in first] == [f.name for f in second]
-    assert {f.suffix for f in first} == {'.md', '.csv', '.tex', '.png', '.svg', '.html'}
+    assert {f.suffix for f in first} == {'.md', '.csv', '.tex', '.png', '.svg', '.json', '.html'}
     for a, b in zip(first, second): assert a.read_bytes() == b.read_bytes(), a.name
     assert not [*(tmp_path/'one').glob('.*')]
     assert report(results, tmp_path/'one', maps_of=None) == first

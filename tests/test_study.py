@@ -107,7 +107,7 @@ def test_an_interrupted_shard_leaves_nothing_that_looks_finished(tmp_path):
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    def fail(table, part): part.write_bytes(b'half'); raise OSError(28, 'No space left on device')
+    def fail(table, part, **options): part.write_bytes(b'half'); raise OSError(28, 'No space left on device')
     monkeypatch.setattr(room, 'pq', SimpleNamespace(write_table=fail))
     with pytest.raises(InputError, match='No space left'): run(Shard('mini_vgg', **SMALL), tmp_path)
     assert not list(tmp_path.glob('*mini_vgg-closed*'))
