@@ -13,7 +13,7 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .gradients import InputError, evaluating, predict, probability, value_and_gradient
+from .gradients import InputError, _check_target, _in_batches, _seen, evaluating, predict, probability
 from .paths import BlurPath, GuidedPath, Look, Path, StraightPath
 from .theory import hessian_vector
 
@@ -44,7 +44,7 @@ RULES = {rule.__name__: rule for rule in (riemann, idgi)}
 # %% ../nbs/03_attribution.ipynb #2bac20db
 def _displacement(p, q, v_scale):
     "From point p to q: by p's velocity where the path has one, else the difference."
-    return q.x - p.x if p.v is None else p.v*v_scale
+    return (q.x - p.x).to(p.g) if p.v is None else p.v*v_scale
 
 # %% ../nbs/03_attribution.ipynb #bfc00278
 def _curved(rule): return getattr(rule, 'needs_hessian', False)
@@ -130,17 +130,18 @@ def attribute(
     Raises `InputError` for images, targets, steps or a grid that cannot be used, `NotFinite` where the network returns NaN."""
     target = torch.as_tensor(target, device=x.device)
     _check(x, target, steps, grid)
+    _check_target(predict(model, x[:1]), target)
     def see(xs):
-        f, g = value_and_gradient(model, xs.flatten(0, 1), target.repeat(len(xs)), score, batch_size)
+        f, g = _seen(model, xs.flatten(0, 1), target.repeat(len(xs)), score, batch_size)
         return f.view(xs.shape[:2]), g.view_as(xs)
     def value(xs):
         return score(predict(model, xs.flatten(0, 1), batch_size), target.repeat(len(xs))).view(xs.shape[:2])
     def hessian(xs, vs):
-        parts = zip(*(a.split(batch_size) for a in (xs.flatten(0, 1), vs.flatten(0, 1), target.repeat(len(xs)))))
-        with evaluating(model): return torch.cat([hessian_vector(lambda p: score(model(p), c), b, v) for b, v, c in parts]).view_as(vs)
+        product = lambda x, v, c: (hessian_vector(lambda p: score(model(p), c), x, v),)
+        return _in_batches(model, product, batch_size, xs.flatten(0, 1), vs.flatten(0, 1), target.repeat(len(xs)))[0].view_as(vs)
     look, maps = Look(see, value, max(1, batch_size//len(x)), hessian if any(map(_curved, rules)) else None), {}
     for walk in _walks(path, steps, grid):
-        sums, scores = _walk(path, look, x, walk, rules, grid, tick)
+        with evaluating(model): sums, scores = _walk(path, look, x, walk, rules, grid, tick)
         fine = scores.isfinite().all(0)
         for s in sums.values(): fine &= s.isfinite().flatten(1).all(1)
         if not fine.all(): raise NotFinite((~fine).nonzero()[:, 0].tolist())

@@ -9,6 +9,8 @@ __all__ = ['InputError', 'probability', 'logit', 'contrast', 'evaluating', 'pred
 # %% ../nbs/01_gradients.ipynb #ed849181
 from contextlib import contextmanager
 from functools import cache
+from typing import Callable
+from weakref import WeakKeyDictionary
 import copy, ctypes, warnings
 
 import torch
@@ -58,6 +60,28 @@ def evaluating(
         for m, mode in modes: m.training = mode
         for p, grad in grads: p.requires_grad_(grad)
 
+# %% ../nbs/01_gradients.ipynb #a6ba262b
+_limits = WeakKeyDictionary()   # network: the largest batch that memory has sufficed for, where once it did not
+
+def _out_of_memory(e): return isinstance(e, torch.OutOfMemoryError) or 'not enough memory' in str(e) or "can't allocate memory" in str(e)
+
+def _in_batches(
+    model:nn.Module, # whose limit is kept
+    f:Callable,      # batches of the tensors -> tensors
+    size:int,        # rows per batch
+    *tensors:Tensor, # (N, ...) each
+)->tuple:            # f's results, joined
+    "`f` of all rows, a batch at a time. Raises `InputError` if memory does not suffice for one row."
+    start, parts, size = 0, [], min(size, _limits.get(model, size))
+    while start < len(tensors[0]):
+        try: parts.append(f(*(t[start:start+size] for t in tensors)))
+        except (RuntimeError, MemoryError) as e:
+            if not _out_of_memory(e): raise
+            if size == 1: raise InputError('memory does not suffice for a single image; use smaller images, another device, or stop what else runs there') from e
+            size = _limits[model] = -(-min(size, len(tensors[0]) - start)//2)
+        else: start += size
+    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts)))
+
 # %% ../nbs/01_gradients.ipynb #b3916c79
 def _logits(model, x):
     try: z = model(x)
@@ -82,9 +106,17 @@ def predict(
     batch_size:int=64, # images per forward pass
 )->Tensor:             # (B, K) logits
     "The network's logits, in internal batches and evaluation mode. Raises `InputError` if the network does not return (B, K)."
-    with evaluating(model): return torch.cat([_logits(model, b) for b in x.split(batch_size)])
+    with evaluating(model): return _in_batches(model, lambda b: (_logits(model, b),), batch_size, x)[0]
 
 # %% ../nbs/01_gradients.ipynb #5641ce14
+def _seen(model, x, target, score, batch_size):
+    "`value_and_gradient` of a network in evaluation mode and targets that exist; the gradients are contiguous, whatever the network's own layout."
+    def see(x, target):
+        x = x.detach().requires_grad_()
+        f = score(_logits(model, x), target)
+        return f.detach(), torch.autograd.grad(f.sum(), x)[0].contiguous()
+    with torch.enable_grad(): return _in_batches(model, see, batch_size, x, target)
+
 def value_and_gradient(
     model:nn.Module,    # images to logits (B, K)
     x:Tensor,           # (B, C, H, W) points, floating point
@@ -93,16 +125,10 @@ def value_and_gradient(
     batch_size:int=64,  # points per forward and backward pass
 )->tuple[Tensor,Tensor]: # f (B,) and g (B, C, H, W), detached
     "Score and its input-gradient at every point. Raises `InputError` for a target outside the classes or an output that is not (B, K)."
-    values, grads = [], []
-    with evaluating(model), torch.enable_grad():
-        for xb, tb in zip(x.split(batch_size), target.split(batch_size)):
-            xb = xb.detach().requires_grad_()
-            z = _logits(model, xb)
-            if not values: _check_target(z, target)
-            f = score(z, tb)
-            grads.append(torch.autograd.grad(f.sum(), xb)[0])
-            values.append(f.detach())
-    return torch.cat(values), torch.cat(grads)
+    def checked(logits, c):
+        _check_target(logits, c)
+        return score(logits, c)
+    with evaluating(model): return _seen(model, x, target, checked, batch_size)
 
 # %% ../nbs/01_gradients.ipynb #10e5c1f7
 @cache
