@@ -130,9 +130,12 @@ def attribute(
     Raises `InputError` for images, targets, steps or a grid that cannot be used, `NotFinite` where the network returns NaN."""
     target = torch.as_tensor(target, device=x.device)
     _check(x, target, steps, grid)
-    _check_target(predict(model, x[:1]), target)
+    checks = [_check_target]                # of the first pass only: a GPU would have to wait for each
+    def checked(logits, c):
+        while checks: checks.pop()(logits, c)
+        return score(logits, c)
     def see(xs):
-        f, g = _seen(model, xs.flatten(0, 1), target.repeat(len(xs)), score, batch_size)
+        f, g = _seen(model, xs.flatten(0, 1), target.repeat(len(xs)), checked, batch_size)
         return f.view(xs.shape[:2]), g.view_as(xs)
     def value(xs):
         return score(predict(model, xs.flatten(0, 1), batch_size), target.repeat(len(xs))).view(xs.shape[:2])

@@ -36,19 +36,22 @@ def ranks(
 def insert(
     x:Tensor,        # (B, C, H, W) images
     baseline:Tensor, # (1 or B, C, H, W) what is seen where nothing has been inserted
-    ranks:Tensor,    # (..., B, H, W) from `ranks`
+    ranks:Tensor,    # (K or 1, B, H, W) from `ranks`
     counts:Tensor,   # (K,) numbers of pixels inserted
-)->Tensor:           # (K, ..., B, C, H, W)
+)->Tensor:           # (K, B, C, H, W)
     "The images with only their first `counts` pixels shown."
-    shown = ranks < counts.to(ranks).view(-1, *[1]*ranks.ndim)
-    return torch.where(shown.unsqueeze(-3), x, baseline)
+    return torch.where((ranks < counts.to(ranks).view(-1, 1, 1, 1)).unsqueeze(2), x, baseline)
 
 # %% ../nbs/04_metrics.ipynb #3ba936d1
 def _reveal(x, baseline, ranks, counts, batch_size):
-    "Yields the map's number, the first count's place in `counts`, and the perturbed images (K, B, C, H, W), K of `counts` at a time."
-    for m, r in enumerate(ranks):
-        at_once = max(1, batch_size//len(x))
-        for j in range(0, len(counts), at_once): yield m, j, insert(x, baseline, r, counts[j:j+at_once])
+    "Yields maps' numbers (K,), places in `counts` (K,), and the perturbed images (K, B, C, H, W), about `batch_size` at a time, of whichever map they are."
+    counts = counts.to(ranks)
+    which = torch.cartesian_prod(*(torch.arange(len(v), device=x.device) for v in (ranks, counts)))
+    for m, j in (part.unbind(1) for part in which.split(max(1, batch_size//len(x)))): yield m, j, insert(x, baseline, ranks[m], counts[j])
+
+def _places(saliency, places):
+    "The maps' ranks, (M, B, H, W), unless they are known."
+    return (ranks(saliency) if places is None else places).reshape(-1, *saliency.shape[-3:])
 
 def _check_maps(saliency, x):
     if saliency.shape[-3:] != (len(x), *x.shape[-2:]): raise InputError(f'saliency maps of shape {tuple(saliency.shape)} do not fit {len(x)} images of {x.shape[-2]} x {x.shape[-1]} pixels; they must be (..., {len(x)}, {x.shape[-2]}, {x.shape[-1]})')
@@ -78,12 +81,13 @@ def insertion(
     baseline:Tensor,   # (1 or B, C, H, W) normalised black image
     batch_size:int=64, # images per forward pass
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
+    places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
 )->Insertion:
     """Insertion score of saliency maps (Petsiuk et al. 2018; the study's section 5), with 21 fractions from 0 to 1.
 
     Raises `InputError` for maps that do not fit the images or contain NaN."""
     _check_maps(saliency, x)
-    place, size = ranks(saliency).reshape(-1, *x[:, 0].shape), x[0, 0].numel()
+    place, size = _places(saliency, places), x[0, 0].numel()
     inner = torch.tensor([int(size*i/20) for i in range(1, 20)])
     base = baseline.expand_as(x)
     def p(images): return probability(predict(model, images.flatten(0, 1), batch_size), target.repeat(len(images))).view(len(images), len(x))
@@ -91,7 +95,7 @@ def insertion(
     curve = ends.new_empty(len(place), len(x), 21)
     curve[..., 0], curve[..., 20] = ends
     for m, j, images in _reveal(x, base, place, inner, batch_size):
-        curve[m, :, j+1:j+1+len(images)] = p(images).T
+        curve[m, :, j+1] = p(images)
         tick(len(images)*len(x))
     return Insertion(curve.view(*saliency.shape[:-2], 21))
 
@@ -201,24 +205,25 @@ def information_curves(
     codec:str='png',   # 'png' (the study) or 'webp' (PAIR)
     batch_size:int=64, # images per forward pass
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
+    places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
 )->InformationCurves:
     """SIC and AIC of saliency maps (Kapishnikov et al. 2019), with 25 numbers of pixels from none to all.
 
     Raises `InputError` for maps that do not fit the images or contain NaN, and for an unknown codec."""
     _check_maps(saliency, pixels)
-    place, size, B = ranks(saliency).reshape(-1, *pixels[:, 0].shape), pixels[0, 0].numel(), len(pixels)
+    place, size, B = _places(saliency, places), pixels[0, 0].numel(), len(pixels)
     counts = torch.from_numpy(np.linspace(0, size, 25).astype(int))     # its rounding is part of the protocol: int(size*i/24) differs by a pixel
-    def measure(images): # (K, B, 3, H, W) -> four of (B, K)
+    def measure(images): # (K, B, 3, H, W) -> four of (K, B)
         K, flat = len(images), images.flatten(0, 1)
         sizes = compressed_sizes(images, codec)
         z = predict(model, normalize(flat), batch_size)
         similar = _msssim(flat, pixels.repeat(K, 1, 1, 1))
-        return [v.view(K, B).T for v in (probability(z, target.repeat(K)), z.argmax(1) == target.repeat(K), sizes().to(z.device), similar)]
+        return [v.view(K, B) for v in (probability(z, target.repeat(K)), z.argmax(1) == target.repeat(K), sizes().to(z.device), similar)]
     ends = measure(torch.stack([blurred, pixels]))
     found = [v.new_empty(len(place), B, 25) for v in ends]
-    for whole, end in zip(found, ends): whole[..., 0], whole[..., 24] = end.T
+    for whole, end in zip(found, ends): whole[..., 0], whole[..., 24] = end
     for m, j, images in _reveal(pixels, blurred, place, counts[1:-1], batch_size):
-        for whole, part in zip(found, measure(images)): whole[m, :, j+1:j+1+len(images)] = part
+        for whole, part in zip(found, measure(images)): whole[m, :, j+1] = part
         tick(images.shape[0]*B)
     return InformationCurves(*(v.view(*saliency.shape[:-2], 25) for v in found))
 

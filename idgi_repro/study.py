@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TITLES', 'FORWARD', 'REFERENCE', 'black_of', 'study_maps', 'Shard', 'Views', 'views', 'rows_of', 'choose',
-           'results_folder', 'write', 'run', 'plan', 'seconds_per_gradient']
+           'results_folder', 'write', 'maps_file', 'write_maps', 'read_maps', 'run', 'plan', 'seconds_per_gradient']
 
 # %% ../nbs/07_study.ipynb #46a00dd7
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable, Sequence
@@ -19,8 +20,8 @@ from torch import Tensor
 from . import __version__
 from .attribution import NotFinite, RULES, _walks, attribute, check_grid, saliency
 from .data import Images, blurred, load_batch, open_images, recompressed, select, slug, whole
-from .gradients import InputError, predict, prepare, probability, value_and_gradient
-from .metrics import CURVES, area, concentration, distance, energy_inside, information_curves, insertion, patchiness, pointing, stability, step_lengths
+from .gradients import InputError, find_batch_size, predict, prepare, probability, value_and_gradient
+from .metrics import CURVES, area, concentration, distance, energy_inside, information_curves, insertion, patchiness, pointing, ranks, stability, step_lengths
 from .models import Network, load
 from .paths import BlurPath, GuidedPath, StraightPath
 
@@ -123,13 +124,13 @@ def views(
     return Views(*versions, [None if m is None else net.crop_mask(m).to(device) for m in masks])
 
 # %% ../nbs/07_study.ipynb #c2b0ca46
-def _information(net, seen, maps, target, rows, batch_size, tick):
+def _information(net, seen, maps, places, target, rows, batch_size, tick):
     "SIC and AIC of the images `rows`: areas and curves by column, NaN for the others; and each image's reasons."
     K, B = maps.shape[:2]
     curves, why = {c: torch.full((K, B, 101), torch.nan, dtype=torch.float64) for c in CURVES}, ['not confident']*B
     tick(K*(B - len(rows))*23*FORWARD)
     if rows:
-        found = information_curves(net.module, seen.pixels[rows], seen.blurred[rows], maps[:, rows], target[rows], net.normalize, batch_size=batch_size, tick=lambda n: tick(n*FORWARD))
+        found = information_curves(net.module, seen.pixels[rows], seen.blurred[rows], maps[:, rows], target[rows], net.normalize, batch_size=batch_size, tick=lambda n: tick(n*FORWARD), places=places[:, rows])
         for c in CURVES: curves[c][:, rows] = getattr(found, c).cpu()
         for i, reason in zip(rows, found.excluded()): why[i] = reason
     return {c: area(v) for c, v in curves.items()}, {f'{c}_curve': v.float() for c, v in curves.items()}, why
@@ -144,15 +145,16 @@ def _localisation(maps, masks):
 
 # %% ../nbs/07_study.ipynb #f23a418f
 def _scores(net, seen, target, confident, method, shard, references, batch_size, tick):
-    "The maps' keys (rule, n); columns (K, B); curves (K, B, 101); why images are excluded."
+    "The maps' keys (rule, n) and the maps (K, B, H, W); columns (K, B); curves (K, B, 101); why images are excluded."
     x, black = net.normalize(seen.pixels), black_of(net, seen.pixels)
     draw = lambda pixels, c, steps, grid: study_maps(net, pixels, c, method, steps, grid, batch_size, tick)
     by_key = draw(seen.pixels, target, shard.steps, shard.grid)
     maps, path = torch.stack(list(by_key.values())), METHODS[method](net, black, shard.grid)
     f = lambda v: probability(predict(net.module, v, batch_size), target)
     start, end = path.ends(x)
-    inserted = insertion(net.module, x, maps, target, black, batch_size, lambda n: tick(n*FORWARD))
-    areas, curves, why = _information(net, seen, maps, target, [i for i, c in enumerate(confident) if c], batch_size, tick)
+    places = ranks(maps)
+    inserted = insertion(net.module, x, maps, target, black, batch_size, lambda n: tick(n*FORWARD), places)
+    areas, curves, why = _information(net, seen, maps, places, target, [i for i, c in enumerate(confident) if c], batch_size, tick)
     columns = dict(insertion=inserted.score, insertion_ratio=inserted.ratio, delta=maps.sum((2, 3), dtype=torch.float64) - (f(end) - f(start)), patchiness=patchiness(maps))
     columns |= areas | _localisation(maps, seen.mask)
     if shard.stability:
@@ -163,7 +165,7 @@ def _scores(net, seen, target, confident, method, shard, references, batch_size,
         fine = draw(seen.pixels[:references], target[:references], (REFERENCE,), 'closed')
         columns['reference'] = torch.full(maps.shape[:2], torch.nan, dtype=torch.float64)
         for m, (rule, _) in enumerate(by_key): columns['reference'][m, :references] = distance(maps[m, :references], fine[rule, REFERENCE]).cpu()
-    return list(by_key), {k: v.double().cpu().numpy() for k, v in columns.items()}, {k: v.numpy() for k, v in curves.items()}, why
+    return list(by_key), maps, {k: v.double().cpu().numpy() for k, v in columns.items()}, {k: v.numpy() for k, v in curves.items()}, why
 
 # %% ../nbs/07_study.ipynb #abab2b5b
 def rows_of(
@@ -174,15 +176,18 @@ def rows_of(
     references:int=0,      # how many of the images, from the first, are compared with a map of 1024 steps
     batch_size:int=64,     # points or images per pass
     tick:Callable=lambda units: None, # called with the cost done, in gradients
+    kept:list|None=None,   # where the maps are put, with what they are of; None: nowhere
 )->list[dict]:
     "Scores of every map of a batch of images, as rows. Raises `NotFinite` where the network returns NaN."
     target = torch.tensor([a['target'] for a in about], device=seen.pixels.device)
-    rows = []
+    rows, all_maps = [], []
     for method in shard.methods:
-        keys, columns, curves, why = _scores(net, seen, target, [a['confident'] for a in about], method, shard, references, batch_size, tick)
+        keys, maps, columns, curves, why = _scores(net, seen, target, [a['confident'] for a in about], method, shard, references, batch_size, tick)
         for m, (rule, n) in enumerate(keys):
             rows += [a | dict(excluded=why[i], method=method, rule=rule, steps=n, grid=shard.grid) | {c: float(v[m, i]) for c, v in columns.items()}
                        | {c: None if np.isnan(v[m, i, 0]) else v[m, i] for c, v in curves.items()} for i, a in enumerate(about)]
+        if kept is not None: all_maps += [a | dict(method=method, rule=rule, steps=n, grid=shard.grid, map=maps[m, i].cpu()) for m, (rule, n) in enumerate(keys) for i, a in enumerate(about)]
+    if kept is not None: kept += all_maps
     return rows
 
 # %% ../nbs/07_study.ipynb #3615af5b
@@ -211,21 +216,53 @@ def results_folder(
     return Path(out)
 
 # %% ../nbs/07_study.ipynb #9cde58be
+def _written(table, manifest, file, **options):
+    "Writes a table with its manifest, whole or not at all."
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'idgi_repro': json.dumps(manifest).encode()})
+    with whole(file) as part: pq.write_table(table, part, compression='zstd', **options)
+
 def write(
     rows:list[dict], # the shard's rows
     manifest:dict,   # what they are and how they came about
     file:Path,       # Parquet
 ):
     "Writes rows and manifest, whole or not at all. Raises `InputError` where the place cannot be written."
-    table = pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'idgi_repro': json.dumps(manifest).encode()})
-    with whole(file) as part: pq.write_table(table, part, compression='zstd')
+    _written(pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False), manifest, file)
+
+# %% ../nbs/07_study.ipynb #e9a147a7
+def maps_file(
+    file:Path, # a shard's Parquet file
+)->Path:
+    "Where its maps are, if they were kept."
+    return file.with_name(f'maps-{file.name}')
+
+def write_maps(
+    kept:list[dict], # what each map is of, and `map` (H, W)
+    manifest:dict,   # the shard's
+    file:Path,       # Parquet
+):
+    "Writes maps in half precision, each with its `scale`. Raises `InputError` where the place cannot be written."
+    maps = torch.stack([k['map'] for k in kept])
+    scale = maps.abs().amax((1, 2))
+    halves = (maps/torch.where(scale > 0, scale, 1.)[:, None, None]).half().numpy()
+    table = pa.Table.from_pandas(pd.DataFrame([{c: v for c, v in k.items() if c != 'map'} for k in kept]).assign(scale=scale.numpy(), height=maps.shape[1]), preserve_index=False)
+    table = table.append_column('map', pa.FixedSizeListArray.from_arrays(pa.array(halves.reshape(-1)), maps[0].numel()))
+    _written(table, manifest, file, use_dictionary=False, use_byte_stream_split=['map.list.element'])
+
+def read_maps(
+    file:Path, # written by `write_maps`
+)->tuple[pd.DataFrame,Tensor]: # what each map is of; the maps (N, H, W) float32
+    "Maps that a shard kept."
+    table = pq.read_table(file)
+    about, halves = table.drop_columns(['map']).to_pandas(), table['map'].combine_chunks().flatten().to_numpy()
+    maps = torch.from_numpy(halves.astype(np.float32)).view(len(about), int(about.height[0]), -1)
+    return about, maps*torch.from_numpy(about['scale'].to_numpy())[:, None, None]
 
 # %% ../nbs/07_study.ipynb #837e0cd0
-def _finite_rows(net, seen, about, failed, shard, references, batch_size, tick):
+def _finite_rows(net, seen, about, failed, shard, references, batch_size, tick, kept):
     "`rows_of` the images on which the network is finite; the others go to `failed`."
     while len(about):
-        try: return rows_of(net, seen, about, shard, references, batch_size, tick)
+        try: return rows_of(net, seen, about, shard, references, batch_size, tick, kept)
         except NotFinite as e:
             failed += [[about[i]['name'], 'the network returned NaN or infinity on its path'] for i in e.rows]
             keep = [i for i in range(len(about)) if i not in e.rows]
@@ -233,36 +270,52 @@ def _finite_rows(net, seen, about, failed, shard, references, batch_size, tick):
     return []
 
 # %% ../nbs/07_study.ipynb #539f1007
+def _loaded(net, data, chosen, at_once, device):
+    "Batches of the chosen rows: what is known about each image, the images in all versions, those that cannot be read. The next batch is loaded while the last is computed."
+    def get(part):
+        items = [data[int(i)] for i in part['index']]
+        batch = load_batch(net, items)
+        about = [dict(name=r['name'], label=int(r['label']), target=int(r['target']), prob=float(r['prob_label']), confident=bool(r['confident'])) for r in (part.iloc[i] for i in batch.index)]
+        return about, views(net, [items[i] for i in batch.index], device) if about else None, batch.skipped
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque()
+        for s in range(0, len(chosen), at_once):
+            pending.append(pool.submit(get, chosen.iloc[s:s+at_once]))
+            if len(pending) > 1: yield pending.popleft().result()
+        while pending: yield pending.popleft().result()
+
 def run(
     shard:Shard,        # what to compute
     out:str|Path,       # results folder
     device:str='cpu',   # where to compute
-    images_at_once:int=4, # images per batch
-    batch_size:int=64,  # points or images per pass through the network
+    batch_size:int|None=None, # points or images per pass through the network; None: 32 on a CPU, on CUDA what fits
     tick:Callable=lambda units: None, # called with the cost done so far, in gradients
+    keep_maps:bool=False, # whether the saliency maps are kept, in a file beside the rows
+    precision:str='float32', # of a network on CUDA, see `prepare`
 )->Path:                # the Parquet file
     "Computes a shard and writes its file, unless it stands. Raises `InputError` for a shard that cannot be computed."
     out, net, data = results_folder(out), load(shard.network, device), open_images(shard.data)
     weights = net.fingerprint()
     file = out/shard.file(weights)
-    if file.exists(): return file
+    if file.exists() and (not keep_maps or maps_file(file).exists()): return file
     began = time.time()
     chosen, unread = choose(net, data, shard.images, shard.seed, out)
-    if not shard.exact: net = replace(net, module=prepare(net.module, net.normalize(torch.rand(2, 3, net.crop, net.crop, device=device))))
     chosen = chosen.iloc[shard.start:shard.stop]
-    rows, failed = [], []
-    for s in range(0, len(chosen), images_at_once):
-        part = chosen.iloc[s:s+images_at_once]
-        items = [data[int(i)] for i in part['index']]
-        batch = load_batch(net, items)
-        failed += [list(v) for v in batch.skipped]
-        about = [dict(network=net.name, data=shard.data, name=r['name'], label=int(r['label']), target=int(r['target']), prob=float(r['prob_label']), confident=bool(r['confident']))
-                 for r in (part.iloc[i] for i in batch.index)]
-        references = max(0, min(len(about), shard.references - shard.start - s))
-        if about: rows += _finite_rows(net, views(net, [items[i] for i in batch.index], device), about, failed, shard, references, batch_size, tick)
+    sample = net.normalize(load_batch(net, [data[int(i)] for i in chosen['index'].iloc[:2]]).pixels.to(device))
+    if not shard.exact and len(sample): net = replace(net, module=prepare(net.module, sample, precision=precision))
+    cuda = torch.device(device).type == 'cuda'
+    if batch_size is None: batch_size = find_batch_size(net.module, sample[:1]) if cuda and len(sample) else 32
+    rows, failed, kept, before = [], [], [] if keep_maps else None, 0
+    for about, seen, skipped in _loaded(net, data, chosen, batch_size if cuda else min(batch_size, 8), device):
+        failed += [list(v) for v in skipped]
+        if not about: continue
+        about = [dict(network=net.name, data=shard.data) | a for a in about]
+        rows += _finite_rows(net, seen, about, failed, shard, max(0, min(len(about), shard.references - shard.start - before)), batch_size, tick, kept)
+        before += len(about) + len(skipped)
     if not rows: raise InputError(f'no image of {shard.start} to {shard.stop} could be computed for {net.name}: {failed or "there are fewer correctly classified images"}')
-    manifest = dict(shard=asdict(shard), version=__version__, torch=torch.__version__, python=platform.python_version(), device=str(device), seconds=round(time.time()-began, 1), weights=weights,
+    manifest = dict(shard=asdict(shard), version=__version__, torch=torch.__version__, python=platform.python_version(), device=str(device), batch_size=batch_size, precision=precision, seconds=round(time.time()-began, 1), weights=weights,
                     skipped=unread[['name', 'error']].values.tolist(), failed=failed)
+    if keep_maps: write_maps(kept, manifest, maps_file(file))
     write(rows, manifest, file)
     return file
 
