@@ -1,5 +1,5 @@
 "Images: every layout, every bad file, and the selection that is computed once."
-import hashlib, os
+import hashlib, os, struct, warnings, zlib
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
@@ -151,8 +151,13 @@ def test_the_rotation_flag_is_not_applied(tmp_path):
     Image.new('RGB', (20, 10)).save(tmp_path/'x.jpg', exif=exif)
     assert Photo(tmp_path/'x.jpg').open().size == (20, 10)
 
-@pytest.mark.parametrize('bad', ['empty', 'text', 'truncated', 'folder', 'missing', 'float', 'bomb'])
-def test_files_that_cannot_be_read(tmp_path, bad, monkeypatch):
+def png(width, height):
+    "The few bytes of a PNG that says it is so large."
+    parts = [(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(bytes(1000))), (b'IEND', b'')]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in parts)
+
+@pytest.mark.parametrize('bad', ['empty', 'text', 'truncated', 'folder', 'missing', 'float', 'postscript'])
+def test_files_that_cannot_be_read(tmp_path, bad):
     file = tmp_path/'x.png'
     Image.effect_noise((200, 200), 50).save(file)
     if bad == 'empty': file.write_bytes(b'')
@@ -163,9 +168,18 @@ def test_files_that_cannot_be_read(tmp_path, bad, monkeypatch):
     if bad == 'float':
         file = tmp_path/'x.tif'
         Image.new('F', (4, 4)).save(file)
-    if bad == 'bomb': monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    if bad == 'postscript': file.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n')
     with pytest.raises(UnreadableImage) as e: Photo(file).open()
     assert str(file) in str(e.value)
+
+@pytest.mark.parametrize('side', [9_000, 10_000, 60_000]) # above our limit, where Pillow warns, and where it refuses
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.filterwarnings('ignore:Image size')
+def test_a_decompression_bomb(tmp_path, side, strict):
+    (tmp_path/'x.png').write_bytes(png(side, side))
+    with warnings.catch_warnings():
+        if strict: warnings.simplefilter('error')
+        with pytest.raises(UnreadableImage, match='x.png cannot be read.*pixels'): Photo(tmp_path/'x.png').open()
 
 
 # batches and selection
