@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMATS', 'MAX_PIXELS', 'PHOTOGRAPHS', 'SIDE', 'OUTLINES', 'IMAGES', 'CLASSES', 'SUFFIXES', 'MAX_BYTES', 'DEVKIT',
            'TRUTH', 'Batch', 'CONFIDENT', 'decode', 'UnreadableImage', 'state', 'Picture', 'Photo', 'photographs',
-           'draw', 'Shape', 'Images', 'Embedded', 'Member', 'Row', 'open_images', 'recompressed', 'blurred',
-           'load_batch', 'slug', 'whole', 'select']
+           'draw', 'Shape', 'Images', 'Embedded', 'Member', 'Row', 'open_images', 'per_class', 'completeness',
+           'unreadable', 'recompressed', 'blurred', 'load_batch', 'slug', 'whole', 'select']
 
 # %% ../nbs/06_data.ipynb #f8d015de
 from collections import namedtuple
@@ -518,6 +518,40 @@ def open_images(
         except OSError as e: raise InputError(f'{spec!r} cannot be read: {e}') from e
         if not images: raise InputError(f'{spec!r} holds no images; looked for {" ".join(SUFFIXES)} in it and in its class folders, for {ARCHIVE_META["val"][0]}, and for Parquet files in it and its data/')
     return images if labels else replace(images, items=[replace(i, label=None) for i in images], categories=None, source='', advice='')
+
+# %% ../nbs/06_data.ipynb #2d3953ff
+def per_class(
+    images:Images, # labelled
+)->np.ndarray:     # (classes,)
+    "How many images each class has."
+    return np.bincount([i.label for i in images if i.label is not None], minlength=len(images.categories))
+
+def completeness(
+    images:Images, # from `open_images`
+)->str:
+    "How the images compare with ImageNet's validation set, in words; nothing where the labels are not those of its 1000 classes."
+    if images.categories is None or len(images.categories) != CLASSES: return ''
+    n, each = per_class(images), IMAGES//CLASSES
+    if (n == each).all() and len(images) == IMAGES: return f'{IMAGES:,} images, {each} per class: the complete validation set'
+    said = []
+    for word, off in (('fewer', n < each), ('more', n > each)):
+        k, of = int(off.argmax()), int(off.sum())
+        if of: said.append(f'{of:,} class{"es"*(of > 1)} with {word} than {each}, such as {images.categories[k]} with {n[k]}')
+    whole = f'{"not" if (n > each).any() or len(images) > IMAGES else "a part of"} the validation set of {IMAGES:,} images, {each} per class'
+    return f'{whole}: {"; ".join([f"{len(images):,} images", *said])}'
+
+# %% ../nbs/06_data.ipynb #54f5e21b
+def unreadable(
+    items,              # `Picture`s or `Shape`s
+    tick=lambda: None,  # called after each
+)->list[tuple[str,str]]:
+    "Names and reasons of those that cannot be opened."
+    bad = []
+    for i in items:
+        try: i.open()
+        except UnreadableImage as e: bad.append((i.name, str(e)))
+        tick()
+    return bad
 
 # %% ../nbs/06_data.ipynb #bba837e8
 def recompressed(

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 from torch import nn
 
-from idgi_repro.data import DEVKIT, SHAPES, SIDE, TRUTH, Embedded, Photo, UnreadableImage, draw, load_batch, open_images, select
+from idgi_repro.data import DEVKIT, SHAPES, SIDE, TRUTH, Embedded, Images, Photo, UnreadableImage, completeness, draw, load_batch, open_images, per_class, select, unreadable
 from idgi_repro.gradients import InputError
 from idgi_repro.models import Network
 
@@ -404,6 +404,33 @@ def test_parquet_through_a_network(tmp_path, net):
     images = open_images(tabulate(tmp_path/'x.parquet', [0, 1, 1], images=[jpeg(0), jpeg(255), b''], names=['dark', 'light']))
     table = select(net, images, cache=tmp_path/'cache')
     assert table.label.tolist() == [0, 1, 1] and 'x.parquet cannot be read' in table.error[2]
+
+
+# what is missing
+
+def whole(n=50_000, change=lambda labels: None):
+    labels = [i % 1000 for i in range(n)]
+    change(labels)
+    return Images([Photo(Path(f'{i}.JPEG'), k) for i,k in enumerate(labels)], [f'n{i:08d}' for i in range(1000)])
+
+@pytest.mark.parametrize('images, said', [
+    (whole(), '50,000 images, 50 per class: the complete validation set'),
+    (whole(49_999), 'a part of the validation set of 50,000 images, 50 per class: 49,999 images; 1 class with fewer than 50, such as n00000999 with 49'),
+    (whole(50_001), 'not the validation set of 50,000 images, 50 per class: 50,001 images; 1 class with more than 50, such as n00000000 with 51'),
+    (whole(change=lambda k: k.__setitem__(0, 7)), 'not the validation set of 50,000 images, 50 per class: 50,000 images; 1 class with fewer than 50, such as n00000000 with 49; 1 class with more than 50, such as n00000007 with 51'),
+    (whole(change=lambda k: k.__setitem__(0, None)), 'a part of the validation set of 50,000 images, 50 per class: 50,000 images; 1 class with fewer than 50, such as n00000000 with 49'),
+    (whole(50_050, change=lambda k: k.__setitem__(slice(50), [None]*50)), 'not the validation set of 50,000 images, 50 per class: 50,050 images'),
+    (Embedded(5), ''),
+    (open_images('embedded:5', labels=False), '')])
+def test_completeness(images, said):
+    assert completeness(images).startswith(said)
+    if images.categories: assert per_class(images).sum() == sum(i.label is not None for i in images)
+
+def test_what_cannot_be_read(tmp_path):
+    put(tmp_path, 'a.png', 'b.png')
+    (tmp_path/'a.png').write_bytes(b'')
+    seen = []
+    assert [n for n,_ in unreadable(open_images(tmp_path), lambda: seen.append(1))] == ['a.png'] and len(seen) == 2
 
 
 # files
