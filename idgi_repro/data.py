@@ -18,7 +18,7 @@ from pathlib import Path
 import hashlib, json, os, re, tarfile, threading
 
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, UnidentifiedImageError
 from scipy.io import loadmat
 from torchvision.datasets.imagenet import ARCHIVE_META
 from tqdm import tqdm
@@ -33,8 +33,10 @@ MAX_PIXELS = 80_000_000 # of one picture, 240 MB as RGB; below the size at which
 def decode(
     file, # path, or binary file
 )->Image.Image:
-    "The picture as 8-bit RGB, not rotated. Raises what Pillow raises, and `ValueError` for a picture that is too large or has no known range."
-    with Image.open(file, formats=FORMATS) as im:
+    "The picture as 8-bit RGB, not rotated. Raises what Pillow raises, and `ValueError` for a picture of another format, that is too large, or without a known range."
+    try: im = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError: raise ValueError(f'its first bytes are not those of {", ".join(FORMATS[:-1])} or {FORMATS[-1]}') from None
+    with im:
         if im.width*im.height > MAX_PIXELS: raise ValueError(f'{im.width:,} x {im.height:,} pixels are more than the {MAX_PIXELS:,} that are opened')
         if im.mode.startswith('I'): im = Image.fromarray((np.asarray(im).clip(0, 65535)//256).astype('uint8'))
         if im.mode == 'F': raise ValueError('floating-point pixels have no known range')
@@ -361,14 +363,16 @@ def _rows(path):
     return [Row(path, g, r, name, label) for (g, r), name, label in zip(places, calls, labels)], names
 
 # %% ../nbs/06_data.ipynb #3de598f7
-def _table(files, **more):
+def _table(files):
     "`Images` in Parquet files, the labels from their column."
     read = [_rows(f) for f in files]
     items = [row for rows,_ in read for row in rows]
     known, total = sum(i.label is not None for i in items), re.search(r'-of-(\d{5})', files[0].name)
-    layout = f'Parquet, {len(files)} file{"s"*(len(files) > 1)}' + (f' of {int(total[1])}' if total and int(total[1]) != len(files) else '')
-    if not known: return Images(items, None, layout=layout, advice='take the files of a split that has labels, such as validation-*.parquet: here all are -1 or missing', **more)
-    return Images(items, read[0][1], layout=layout, source='the column label' + (f', which knows {known:,}' if known < len(items) else ''), **more)
+    short = total and int(total[1]) != len(files)
+    layout = f'Parquet, {len(files)} file{"s"*(len(files) > 1)}' + (f' of {int(total[1])}' if short else '')
+    if not known: return Images(items, None, layout=layout, advice='take the files of a split that has labels, such as validation-*.parquet: here all are -1 or missing')
+    return Images(items, read[0][1], layout=layout, source='the column label' + (f', which knows {known:,}' if known < len(items) else ''),
+                  advice='copy the missing files beside these for the whole set' if short else '')
 
 # %% ../nbs/06_data.ipynb #fd9e5b5b
 def _beside(root, name):
@@ -536,9 +540,8 @@ def completeness(
     said = []
     for word, off in (('fewer', n < each), ('more', n > each)):
         k, of = int(off.argmax()), int(off.sum())
-        if of: said.append(f'{of:,} class{"es"*(of > 1)} with {word} than {each}, such as {images.categories[k]} with {n[k]}')
-    whole = f'{"not" if (n > each).any() or len(images) > IMAGES else "a part of"} the validation set of {IMAGES:,} images, {each} per class'
-    return f'{whole}: {"; ".join([f"{len(images):,} images", *said])}'
+        if of: said.append(f'{of:,} class{"es"*(of > 1)} with {word} than {each} ({images.categories[k]!r} has {n[k]})')
+    return f'not the complete validation set of {IMAGES:,} images, {each} per class: {"; ".join(said) or f"{len(images):,} images"}'
 
 # %% ../nbs/06_data.ipynb #54f5e21b
 def unreadable(
