@@ -275,16 +275,22 @@ def _damaged(path, why):
     official = f', whose MD5 sum is {ARCHIVE_META["val"][1]}' if path.name == ARCHIVE_META['val'][0] else ''
     return InputError(f'{path} cannot be read to its end: {why}. It is damaged, cut short or not an uncompressed tar; copy or download it again{official}')
 
+def _headers(tar):
+    "A tar's headers in turn. Where one points backwards, some versions of Python would walk in circles."
+    at = -1
+    while m := tar.next():
+        tar.members.clear()
+        if tar.offset <= at: raise tarfile.ReadError('a header points backwards')
+        at = tar.offset
+        yield m
+
 @_remembered
 def _members(path):
     "The images in a tar, by name. Raises `InputError` for a tar that is damaged or cut short."
-    found, at = {}, -1
+    found = {}
     try:
         with open(path, 'rb', buffering=0) as f, tarfile.open(fileobj=f, mode='r:', encoding='utf-8', errors='replace') as tar:
-            while m := tar.next():
-                tar.members.clear()
-                if tar.offset <= at: raise tarfile.ReadError('a header points backwards')
-                at = tar.offset
+            for m in _headers(tar):
                 if _wanted(m): found[m.name] = Member(path, _printable(m.name), m.offset_data, m.size)
             f.seek(tar.offset)
             end = f.read(512)
@@ -372,7 +378,7 @@ def _table(files):
     layout = f'Parquet, {len(files)} file{"s"*(len(files) > 1)}' + (f' of {int(total[1])}' if short else '')
     if not known: return Images(items, None, layout=layout, advice='take the files of a split that has labels, such as validation-*.parquet: here all are -1 or missing')
     return Images(items, read[0][1], layout=layout, source='the column label' + (f', which knows {known:,}' if known < len(items) else ''),
-                  advice='copy the missing files beside these for the whole set' if short else '')
+                  advice=f'for the whole set open a folder with all {int(total[1])} files' if short else '')
 
 # %% ../nbs/06_data.ipynb #fd9e5b5b
 def _beside(root, name):
@@ -418,7 +424,7 @@ def _devkit_archive(path):
     found = {}
     try:
         with tarfile.open(path, 'r:gz') as tar:
-            for m in tar:
+            for m in _headers(tar):
                 name = m.name.rsplit('/', 1)[-1]
                 if m.isreg() and name in (TRUTH, 'meta.mat') and m.size < MAX_BYTES: found[name] = tar.extractfile(m).read()
                 if len(found) == 2 or m.offset > MAX_BYTES: break

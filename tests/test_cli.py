@@ -116,7 +116,7 @@ def test_check_the_official_tar(capsys, tmp_path):
 def test_check_parquet(capsys, tmp_path):
     table(tmp_path/'validation-00000-of-00002.parquet', [i % 1000 for i in range(49_999)])
     said = checked(capsys, 0, tmp_path)
-    assert said['layout'] == 'Parquet, 1 file of 2' and said['to do'] == 'copy the missing files beside these for the whole set' and said['per class'] == '49 to 50'
+    assert said['layout'] == 'Parquet, 1 file of 2' and said['to do'] == 'for the whole set open a folder with all 2 files' and said['per class'] == '49 to 50'
     assert said['ImageNet'].endswith("1 class with fewer than 50 ('999' has 49)") and said['readable'] == '20 of 20 opened; --all opens all 49,999'
     table(tmp_path/'validation-00001-of-00002.parquet', [999])
     said = checked(capsys, 0, tmp_path)

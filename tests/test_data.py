@@ -294,6 +294,14 @@ def test_a_member_that_claims_to_be_huge(tmp_path):
         f.write(m.tobuf(tarfile.GNU_FORMAT)); f.seek(2**30 + 512); f.write(bytes(1024)) # sparse on the disk
     with pytest.raises(UnreadableImage, match='bytes are more than'): open_images(file)[0].open()
 
+def test_a_member_that_points_backwards(tmp_path):
+    m, data = tarfile.TarInfo('a.png').tobuf(), pack(tmp_path/'x.tar', ('b.png', jpeg())).read_bytes()
+    m = bytearray(m)
+    m[124:136] = (-1024).to_bytes(12, 'big', signed=True) # the size
+    m[148:156] = b'%06o\0 ' % (sum(m[:148]) + sum(m[156:]) + 8*32)
+    (tmp_path/'x.tar').write_bytes(data[:512*3] + bytes(m) + bytes(2048))
+    with pytest.raises(InputError, match='cannot be read to its end'): open_images(tmp_path/'x.tar')
+
 def test_a_bomb_in_a_tar(tmp_path):
     image, = open_images(pack(tmp_path/'x.tar', ('a.png', png(60_000, 60_000))))
     with pytest.raises(UnreadableImage, match='a.png in .*x.tar cannot be read'): image.open()
@@ -346,7 +354,7 @@ def test_a_folder_of_parquet(tmp_path):
     shade = lambda i: images[i].open().getpixel((5, 5))[0]
     assert [shade(i) for i in (4, 0, 3, 1, 6, 2)] == pytest.approx([20, 0, 15, 5, 5, 10], abs=3)
     (tmp_path/'data/validation-00000-of-00002.parquet').unlink()
-    assert open_images(tmp_path).layout == 'Parquet, 1 file of 2' and 'missing files' in open_images(tmp_path).advice and labels(open_images(tmp_path)) == [1, None]
+    assert open_images(tmp_path).layout == 'Parquet, 1 file of 2' and 'all 2 files' in open_images(tmp_path).advice and labels(open_images(tmp_path)) == [1, None]
 
 def test_one_parquet_file_in_several_batches_of_one_group(tmp_path):
     images = open_images(tabulate(tmp_path/'x.parquet', [0]*50, group=50))
