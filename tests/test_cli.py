@@ -2,13 +2,18 @@
 import re
 import subprocess
 import sys
+import tarfile
+from io import BytesIO
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from idgi_repro.cli import main, notebook
+from idgi_repro.cli import _judged, main, notebook
 from idgi_repro.data import Embedded
+from idgi_repro.study import Shard
 
 
 @pytest.fixture
@@ -63,6 +68,87 @@ def test_explain_refuses_photographs_it_cannot_read(capsys, tmp_path):
 def test_explain_refuses_an_unwritable_output(capsys, tmp_path, photo):
     (tmp_path/'file').write_text('')
     assert 'cannot write' in refused(capsys, 'explain', photo, '--steps', '2', '--out', str(tmp_path/'file/maps.png'))
+
+
+def dot():
+    Image.new('RGB', (2, 2)).save(data := BytesIO(), 'PNG')
+    return data.getvalue()
+
+
+def tar(file, *names):
+    with tarfile.open(file, 'w') as t:
+        for name in names:
+            m = tarfile.TarInfo(name)
+            m.size = len(dot())
+            t.addfile(m, BytesIO(dot()))
+    return file
+
+
+def table(file, labels, **columns):
+    image = pa.array([dict(bytes=dot(), path=None)]*len(labels), pa.struct({'bytes': pa.binary(), 'path': pa.string()}))
+    pq.write_table(pa.table(columns or {'image': image, 'label': pa.array(labels, pa.int64())}), file)
+    return file
+
+
+def checked(capsys, status, *argv):
+    "What `data check` says, by its left column."
+    assert main(['data', 'check', *map(str, argv)]) == status
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert 'Traceback' not in said.err and all(line[9:10] == ' ' and line[10:11] != ' ' for line in lines)
+    return {line[:10].strip(): line[10:] for line in lines}
+
+
+def test_check_the_official_tar(capsys, tmp_path):
+    names = [f'ILSVRC2012_val_0000000{i}.JPEG' for i in (1, 2, 3)]
+    tar(tmp_path/'ILSVRC2012_img_val.tar', *names)
+    said = checked(capsys, 1, tmp_path)
+    assert said['layout'] == 'ILSVRC2012_img_val.tar, read in place' and said['images'] == '3' and said['labels'].startswith('none') and 'classes' not in said
+    assert said['to do'].startswith(f'for labels, place ILSVRC2012_devkit_t12.tar.gz, which holds the official labels, in {tmp_path}')
+    (tmp_path/'val_annotations.txt').write_text(''.join(f'{n}\tn01440764\n' for n in names))
+    assert 'needs wnids.txt beside it' in refused(capsys, 'data', 'check', str(tmp_path))
+    (tmp_path/'wnids.txt').write_text('n01440764\nn01443537\n')
+    said = checked(capsys, 0, tmp_path)
+    assert said['labels'] == 'from val_annotations.txt, in the order of wnids.txt' and said['classes'] == '2' and said['per class'] == '0 to 3' and said['readable'] == '3 of 3 opened'
+    assert said['to do'].startswith('for a network of 1000 classes')
+
+
+def test_check_parquet(capsys, tmp_path):
+    table(tmp_path/'validation-00000-of-00002.parquet', [i % 1000 for i in range(49_999)])
+    said = checked(capsys, 0, tmp_path)
+    assert said['layout'] == 'Parquet, 1 file of 2' and said['to do'] == 'for the whole set open a folder with all 2 files' and said['per class'] == '49 to 50'
+    assert said['ImageNet'].endswith("1 class with fewer than 50 ('999' has 49)") and said['readable'] == '20 of 20 opened; --all opens all 49,999'
+    table(tmp_path/'validation-00001-of-00002.parquet', [999])
+    said = checked(capsys, 0, tmp_path)
+    assert said['ImageNet'] == '50,000 images, 50 per class: the complete validation set' and said['per class'] == '50' and 'to do' not in said
+    assert checked(capsys, 1, table(tmp_path/'test.parquet', [-1]))['labels'].startswith('none')
+
+
+def test_check_folders(capsys, tmp_path):
+    for i in range(30):
+        (tmp_path/'ab'[i % 2]).mkdir(exist_ok=True)
+        (tmp_path/'ab'[i % 2]/f'{i:02d}.png').write_bytes(dot() if i != 5 else b'')
+    said = checked(capsys, 0, tmp_path)
+    assert said['layout'] == 'class folders' and said['labels'] == 'from class folders, sorted' and said['per class'] == '15' and 'ImageNet' not in said
+    assert main(['data', 'check', str(tmp_path), '--all']) == 1
+    said = capsys.readouterr()
+    assert '29 of 30 opened\n' in said.out and '05.png cannot be read' in said.out and 'copy the unreadable images again' in said.out and '100%' in said.err
+    assert checked(capsys, 1, tmp_path/'a')['labels'].startswith('none')
+    assert checked(capsys, 0, 'embedded:7', '--all')['layout'] == 'embedded set'
+
+
+def test_check_refuses(capsys, tmp_path):
+    assert 'no file or folder' in refused(capsys, 'data', 'check', 'nowhere')
+    assert 'holds no images' in refused(capsys, 'data', 'check', str(tmp_path))
+    file = tar(tmp_path/'ILSVRC2012_img_val.tar', 'a.png', 'b.png')
+    file.write_bytes(file.read_bytes()[:1300])
+    assert 'ILSVRC2012_img_val.tar cannot be read to its end' in refused(capsys, 'data', 'check', str(tmp_path))
+    assert 'has the columns picture (string)' in refused(capsys, 'data', 'check', str(table(tmp_path/'x.parquet', [], picture=['a'])))
+
+
+def test_a_study_says_that_there_are_no_labels(capsys, tmp_path, photo):
+    assert _judged(Shard('mini_resnet', str(tmp_path), images=1, stop=1), tmp_path, 'cpu')[2] == 1
+    assert 'has no labels, so the class that mini_resnet predicts is explained; for labels, place val_annotations.txt' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('argv, message', [

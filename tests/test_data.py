@@ -1,12 +1,15 @@
 "Images: every layout, every bad file, and the selection that is computed once."
-import hashlib, os
+import hashlib, json, multiprocessing, os, pickle, struct, tarfile, warnings, zlib
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from PIL import Image
+from scipy.io import savemat
 from torch import nn
 
-from idgi_repro.data import SHAPES, SIDE, Embedded, Photo, UnreadableImage, draw, load_batch, open_images, select
+from idgi_repro.data import DEVKIT, SHAPES, SIDE, TRUTH, Embedded, Images, Photo, UnreadableImage, completeness, draw, load_batch, open_images, per_class, select, unreadable
 from idgi_repro.gradients import InputError
 from idgi_repro.models import Network
 
@@ -133,6 +136,311 @@ def test_an_empty_folder(tmp_path):
     (tmp_path/'only.txt').touch()
     with pytest.raises(InputError, match=r'\.jpeg'): open_images(tmp_path)
 
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def no(folder): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(os, 'listdir', no)
+    with pytest.raises(InputError, match='cannot be read: .*Permission denied'): open_images(tmp_path)
+
+
+# the official tar
+
+KITFOX = 'n02119789'
+DEVKIT_ORDER = [KITFOX, GOLDFISH, TENCH] # numbers 1, 2 and 3
+
+def val(i): return f'ILSVRC2012_val_{i:08d}.JPEG'
+
+def jpeg(shade=0):
+    Image.new('RGB', (20, 10), (shade, 80, 120)).save(data := BytesIO(), 'JPEG')
+    return data.getvalue()
+
+def pack(file, *members):
+    "A tar of (name or TarInfo, bytes)."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, 'w:gz' if file.suffix == '.gz' else 'w') as tar:
+        for m, data in members:
+            m = tarfile.TarInfo(m) if isinstance(m, str) else m
+            m.size = len(data)
+            tar.addfile(m, BytesIO(data))
+    return file
+
+def official(root, *names): return pack(root/'ILSVRC2012_img_val.tar', *((n, jpeg(60*i)) for i,n in enumerate(names or map(val, (1, 2, 3)))))
+
+def meta():
+    "The devkit's meta.mat; its numbers are not in the order of the ids, and its last entry is no class."
+    rows = [(i, w, w, '', 0) for i,w in enumerate(DEVKIT_ORDER, 1)] + [(4, 'n02512053', 'fish', '', 2)]
+    synsets = np.array(rows, [(f, object) for f in ('ILSVRC2012_ID', 'WNID', 'words', 'gloss', 'num_children')])
+    savemat(data := BytesIO(), {'synsets': synsets[:, None]})
+    return data.getvalue()
+
+TRUTHS = b'3\n1\n2\n' # tench, kit fox, goldfish
+def devkit(root): return pack(root/f'{DEVKIT}.tar.gz', (f'{DEVKIT}/readme.txt', b'hello'), (f'{DEVKIT}/data/meta.mat', meta()), (f'{DEVKIT}/data/{TRUTH}', TRUTHS))
+
+def loose(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in names: (folder/n).write_bytes(meta() if n == 'meta.mat' else TRUTHS)
+
+def test_a_tar_without_labels(tmp_path):
+    file = official(tmp_path, *map(val, (3, 1, 2)))
+    for spec in (tmp_path, file):
+        images = open_images(spec)
+        assert [i.name for i in images] == [val(1), val(2), val(3)] and labels(images) == [None]*3 and images.categories is None
+        assert images.layout == 'ILSVRC2012_img_val.tar, read in place' and images.source == ''
+        assert f'{DEVKIT}.tar.gz' in images.advice and str(tmp_path) in images.advice
+    assert [i.open().getpixel((5, 5))[0] for i in images] == pytest.approx([60, 120, 0], abs=3)
+    assert not [p for p in tmp_path.iterdir() if p != file]
+
+@pytest.mark.parametrize('kit', [devkit, lambda root: loose(root/DEVKIT/'data', TRUTH, 'meta.mat'), lambda root: loose(root, TRUTH, 'meta.mat'), lambda root: (devkit(root), loose(root, TRUTH))],
+                         ids=['archive', 'unpacked', 'beside', 'both'])
+@pytest.mark.parametrize('packed', [True, False])
+def test_labels_from_the_devkit(tmp_path, kit, packed):
+    if packed: official(tmp_path)
+    else: put(tmp_path, *(f'val/{val(i)}' for i in (1, 2, 3)))
+    kit(tmp_path)
+    images = open_images(tmp_path)
+    assert labels(images) == [0, 2, 1] and images.categories == [TENCH, GOLDFISH, KITFOX] and TRUTH in images.source and not images[0].label
+    write(tmp_path/'wnids.txt', GOLDFISH, TENCH, KITFOX)
+    assert labels(open_images(tmp_path)) == [1, 2, 0], 'wnids.txt is the class order'
+    write(tmp_path/'wnids.txt', *DEVKIT_ORDER)
+    assert labels(open_images(tmp_path)) == [0, 2, 1], 'but the order of the devkit is no class order'
+
+def test_a_part_of_the_tar_is_labelled_by_its_numbers(tmp_path):
+    devkit(official(tmp_path, 'val/' + val(3), './' + val(2)).parent)
+    images = open_images(tmp_path/'ILSVRC2012_img_val.tar')
+    assert {i.name: i.label for i in images} == {val(2): 2, val(3): 1}
+
+def test_labels_by_the_devkits_numbers_and_its_order_in_wnids(tmp_path):
+    official(tmp_path)
+    loose(tmp_path, TRUTH)
+    with pytest.raises(InputError, match=f'nothing here tells; place {DEVKIT}.tar.gz'): open_images(tmp_path)
+    write(tmp_path/'wnids.txt', *sorted(DEVKIT_ORDER))
+    with pytest.raises(InputError, match=f'sorted wnids.txt does not tell; place {DEVKIT}.tar.gz'): open_images(tmp_path)
+    write(tmp_path/'wnids.txt', *DEVKIT_ORDER)
+    images = open_images(tmp_path)
+    assert labels(images) == [0, 2, 1] and images.categories == sorted(DEVKIT_ORDER) and 'not sorted' in images.source
+
+def test_labels_of_a_tar_from_annotations(tmp_path):
+    official(tmp_path)
+    write(tmp_path/'val_annotations.txt', f'{val(1)}\t{TENCH}', f'{val(2)}\t{KITFOX}\t1\t2', f'{val(3)}\t{TENCH}')
+    with pytest.raises(InputError, match='wnids.txt'): open_images(tmp_path)
+    write(tmp_path/'wnids.txt', KITFOX, TENCH)
+    assert labels(open_images(tmp_path)) == labels(open_images(tmp_path/'ILSVRC2012_img_val.tar')) == [1, 0, 1]
+
+def test_a_tar_of_class_folders_or_of_labelled_names(tmp_path):
+    assert labels(open_images(official(tmp_path, f'val/{GOLDFISH}/1.JPEG', f'val/{TENCH}/2.JPEG'))) == [0, 1], 'in the order of their names'
+    file = official(tmp_path, f'{GOLDFISH}_1.JPEG', f'{TENCH}_2.JPEG')
+    assert labels(open_images(file)) == [None, None] and 'place wnids.txt' in open_images(file).advice
+    write(tmp_path/'wnids.txt', GOLDFISH, TENCH)
+    assert labels(open_images(file)) == [1, 0]
+
+@pytest.mark.parametrize('truth, said', [(b'3\n1\n', 'has 2 labels and none for ILSVRC2012_val_00000003'), (b'3\n4\n1\n', "line 2: '4' is not one of the 3"), (b'3\nx\n1\n', "line 2: 'x'"), (b'9'*9999, 'line 1')])
+def test_a_wrong_ground_truth(tmp_path, truth, said):
+    official(tmp_path)
+    loose(tmp_path, TRUTH, 'meta.mat')
+    (tmp_path/TRUTH).write_bytes(truth)
+    with pytest.raises(InputError, match=said): open_images(tmp_path)
+
+def test_a_damaged_devkit(tmp_path):
+    official(tmp_path)
+    file = devkit(tmp_path)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match='download it again'): open_images(tmp_path)
+    file.unlink()
+    loose(tmp_path, TRUTH)
+    (tmp_path/'meta.mat').write_bytes(b'no matrix')
+    with pytest.raises(InputError, match=f'download {DEVKIT}.tar.gz again'): open_images(tmp_path)
+
+@pytest.mark.parametrize('damage', ['empty', 'text', 'within an image', 'between images', 'header', 'first header', 'gzip'])
+def test_a_damaged_tar(tmp_path, damage):
+    file = official(tmp_path)
+    data, second = file.read_bytes(), open_images(file)[1].offset
+    file.write_bytes(dict([('empty', b''), ('text', b'no tar'*1000), ('within an image', data[:second + 9]), ('between images', data[:second - 512]), ('gzip', b'\x1f\x8b' + data),
+                           ('header', data[:second - 500] + b'?'*9 + data[second - 491:]), ('first header', b'?'*9 + data[9:])])[damage])
+    with pytest.raises(InputError, match='ILSVRC2012_img_val.tar cannot be read to its end.*download it again, whose MD5 sum is 29b22e') as e: open_images(tmp_path)
+    assert not isinstance(e.value, UnreadableImage)
+
+def test_a_compressed_tar(tmp_path):
+    with pytest.raises(InputError, match='decompress it'): open_images(pack(tmp_path/'val.tar.gz', (val(1), jpeg())))
+
+def test_several_tars(tmp_path):
+    for name in ('a.tar', 'b.tar'): pack(tmp_path/name, (val(1), jpeg()))
+    with pytest.raises(InputError, match='a.tar, b.tar; name the one'): open_images(tmp_path)
+    official(tmp_path)
+    assert len(open_images(tmp_path)) == 3
+
+def special(name, kind, **attributes):
+    m = tarfile.TarInfo(name)
+    m.type = kind
+    for k, v in attributes.items(): setattr(m, k, v)
+    return m, b''
+
+def test_hostile_members(tmp_path):
+    "Whatever members call themselves, their bytes are read from the tar and nowhere else, and nothing is written."
+    (tmp_path/'secret.png').write_bytes(jpeg())
+    file = pack(tmp_path/'in'/'x.tar', (str(tmp_path/'absolute.png'), jpeg(10)), ('../../up.png', jpeg(20)), ('esc\x1b[2J.png', jpeg(30)), ('bytes\udcff.png', jpeg(40)), ('.hidden.png', b''), ('._mac.png', b''), ('.git/x.png', b''),
+                special('link.png', tarfile.SYMTYPE, linkname=str(tmp_path/'secret.png')), special('hard.png', tarfile.LNKTYPE, linkname='../secret.png'), special('folder.png', tarfile.DIRTYPE),
+                special('zero.png', tarfile.CHRTYPE, devmajor=1, devminor=5), special('disk.png', tarfile.BLKTYPE), special('pipe.png', tarfile.FIFOTYPE), special('sparse.png', tarfile.GNUTYPE_SPARSE))
+    images = open_images(file)
+    assert sorted(i.name for i in images) == ['absolute.png', 'bytes\ufffd.png', 'esc?[2J.png', 'up.png'] and not any(i.open() is None for i in images)
+    assert sorted(p.name for p in tmp_path.rglob('*')) == ['in', 'secret.png', 'x.tar']
+
+def test_a_member_that_claims_to_be_huge(tmp_path):
+    file = pack(tmp_path/'x.tar', ('a.png', jpeg()))
+    m = tarfile.TarInfo('big.png')
+    m.size = 2**30
+    data = file.read_bytes()
+    file.write_bytes(m.tobuf(tarfile.GNU_FORMAT) + data)
+    with pytest.raises(InputError, match='cannot be read to its end'): open_images(file)
+    with file.open('wb') as f:
+        f.write(m.tobuf(tarfile.GNU_FORMAT)); f.seek(2**30 + 512); f.write(bytes(1024)) # sparse on the disk
+    with pytest.raises(UnreadableImage, match='bytes are more than'): open_images(file)[0].open()
+
+def test_a_member_that_points_backwards(tmp_path):
+    m, data = tarfile.TarInfo('a.png').tobuf(), pack(tmp_path/'x.tar', ('b.png', jpeg())).read_bytes()
+    m = bytearray(m)
+    m[124:136] = (-1024).to_bytes(12, 'big', signed=True) # the size
+    m[148:156] = b'%06o\0 ' % (sum(m[:148]) + sum(m[156:]) + 8*32)
+    (tmp_path/'x.tar').write_bytes(data[:512*3] + bytes(m) + bytes(2048))
+    with pytest.raises(InputError, match='cannot be read to its end'): open_images(tmp_path/'x.tar')
+
+def test_a_bomb_in_a_tar(tmp_path):
+    image, = open_images(pack(tmp_path/'x.tar', ('a.png', png(60_000, 60_000))))
+    with pytest.raises(UnreadableImage, match='a.png in .*x.tar cannot be read'): image.open()
+
+def test_members_open_in_other_processes_and_threads(tmp_path):
+    images = open_images(devkit(official(tmp_path).parent).parent)
+    assert pickle.loads(pickle.dumps(images[1])) == images[1] == eval(repr(images[1]), vars(__import__('idgi_repro.data').data) | {'PosixPath': Path})
+    assert sizes_elsewhere(images) == [(20, 10)]*3
+    with ThreadPoolExecutor(4) as pool: assert list(pool.map(size, [images[i % 3] for i in range(60)])) == [(20, 10)]*60
+
+def size(item): return item.open().size
+
+def sizes_elsewhere(images):
+    "As two other processes see them, begun in the midst of this one's reading."
+    with multiprocessing.get_context('fork').Pool(2) as pool: return pool.map_async(size, images, chunksize=1).get(60)
+
+def test_a_changed_tar_is_read_and_selected_anew(tmp_path, net):
+    cache = tmp_path/'cache'
+    tables = []
+    for shade in (0, 255):
+        pack(tmp_path/'x.tar', *((val(i), jpeg(shade)) for i in range(1, 2 + (shade > 0))))
+        tables.append(select(net, open_images(tmp_path/'x.tar'), cache=cache))
+        select(net, open_images(tmp_path/'x.tar'), cache=cache)
+    assert [len(t) for t in tables] == [1, 2] and len(list(cache.iterdir())) == 2
+
+
+# Parquet
+
+IMAGE = pa.struct({'bytes': pa.binary(), 'path': pa.string()})
+
+def tabulate(file, labels, paths=None, names=None, group=2, images=None):
+    "A Parquet file as the Hugging Face hub has them; the images grow lighter with their row."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    images = images or [jpeg(5*i) for i in range(len(labels))]
+    image = pa.array([dict(bytes=b, path=p) for b,p in zip(images, paths or [val(i + 1) for i in range(len(labels))])], IMAGE)
+    table = pa.table({'image': image, 'label': pa.array(labels, pa.int64())})
+    if names: table = table.replace_schema_metadata({'huggingface': json.dumps({'info': {'features': {'label': {'names': names, '_type': 'ClassLabel'}}}})})
+    pq.write_table(table, file, row_group_size=group)
+    return file
+
+def test_a_folder_of_parquet(tmp_path):
+    tabulate(tmp_path/'data/validation-00000-of-00002.parquet', [5, 7, None, 999, 0], ['a/b/x.JPEG', None, 'c:\\y.JPEG', '/etc/z.JPEG', 'w.JPEG'])
+    tabulate(tmp_path/'data/validation-00001-of-00002.parquet', [1, -1])
+    tabulate(tmp_path/'data/train-00000-of-00001.parquet', [1])
+    (tmp_path/'data/._validation-00000-of-00002.parquet').write_bytes(b'')
+    for spec in (tmp_path, tmp_path/'data'):
+        images = open_images(spec)
+        assert labels(images) == [5, 7, None, 999, 0, 1, None] and len(images.categories) == 1000 and images.source == 'the column label, which knows 5'
+        assert [i.name for i in images] == ['x.JPEG', 'validation-00000-of-00002-00001', 'y.JPEG', 'z.JPEG', 'w.JPEG', val(1), val(2)] and images.layout == 'Parquet, 2 files'
+    shade = lambda i: images[i].open().getpixel((5, 5))[0]
+    assert [shade(i) for i in (4, 0, 3, 1, 6, 2)] == pytest.approx([20, 0, 15, 5, 5, 10], abs=3)
+    (tmp_path/'data/validation-00000-of-00002.parquet').unlink()
+    assert open_images(tmp_path).layout == 'Parquet, 1 file of 2' and 'all 2 files' in open_images(tmp_path).advice and labels(open_images(tmp_path)) == [1, None]
+
+def test_one_parquet_file_in_several_batches_of_one_group(tmp_path):
+    images = open_images(tabulate(tmp_path/'x.parquet', [0]*50, group=50))
+    order = np.random.default_rng(0).permutation(50)
+    assert [images[int(i)].open().getpixel((5, 5))[0] for i in order] == pytest.approx((5*order).tolist(), abs=3)
+    assert sizes_elsewhere(images) == [(20, 10)]*50
+    with ThreadPoolExecutor(4) as pool: assert list(pool.map(size, images)) == [(20, 10)]*50
+
+def test_class_names_of_the_hub(tmp_path):
+    file = tabulate(tmp_path/'x.parquet', [1, 0], names=['cat', 'dog'])
+    assert open_images(file).categories == ['cat', 'dog']
+    with pytest.raises(InputError, match='label 2; labels must be from 0 to 1'): open_images(tabulate(file, [1, 2], names=['cat', 'dog']))
+    with pytest.raises(InputError, match='label 1000; labels must be from 0 to 999'): open_images(tabulate(file, [1000]))
+    pq.write_table(pq.read_table(tabulate(file, [1])).replace_schema_metadata({'huggingface': '{"info": [}'}), file)
+    assert len(open_images(file).categories) == 1000
+
+def test_parquet_without_labels(tmp_path):
+    images = open_images(tabulate(tmp_path/'x.parquet', [-1, -1]))
+    assert labels(images) == [None, None] and images.categories is None and 'validation-*.parquet' in images.advice
+    pq.write_table(pq.read_table(tmp_path/'x.parquet').select(['image']), tmp_path/'x.parquet')
+    assert labels(open_images(tmp_path/'x.parquet')) == [None, None]
+    pq.write_table(pa.table({'image': pa.array([dict(bytes=jpeg())]*3)}), tmp_path/'x.parquet')
+    assert [i.name for i in open_images(tmp_path/'x.parquet')] == [f'x-0000{i}' for i in range(3)]
+
+@pytest.mark.parametrize('columns', [{'a': [1], 'b': ['x']}, {'image': [b'x'], 'label': [1]}, {'image': [dict(path='x')], 'label': [1]}, {'image': [dict(bytes='text')], 'label': [1]}, {'image': [dict(bytes=b'x')], 'label': ['dog']}])
+def test_wrong_columns(tmp_path, columns):
+    pq.write_table(pa.table(columns), tmp_path/'x.parquet')
+    with pytest.raises(InputError, match=r'x.parquet has the columns .*needed are image \(struct'): open_images(tmp_path)
+
+@pytest.mark.parametrize('bad', ['empty', 'text', 'cut'])
+def test_a_damaged_parquet_file(tmp_path, bad):
+    file = tabulate(tmp_path/'x.parquet', [0, 1])
+    file.write_bytes(dict(empty=b'', text=b'no table'*99, cut=file.read_bytes()[:-99])[bad])
+    with pytest.raises(InputError, match='x.parquet cannot be read as Parquet'): open_images(tmp_path)
+
+def test_rows_that_cannot_be_read(tmp_path):
+    (tmp_path/'secret.png').write_bytes(jpeg())
+    images = open_images(tabulate(tmp_path/'x.parquet', [0]*4, ['a', str(tmp_path/'secret.png'), 'c', 'd'], images=[jpeg(), None, b'no image', png(60_000, 60_000)]))
+    assert images[0].open().size == (20, 10)
+    for i, why in ((1, 'holds no bytes'), (2, 'not those of JPEG'), (3, 'pixels')):
+        with pytest.raises(UnreadableImage, match=why): images[i].open()
+
+def test_a_parquet_file_damaged_in_the_middle(tmp_path):
+    noise = [np.random.default_rng(i).bytes(5000) for i in range(6)]
+    file = tabulate(tmp_path/'x.parquet', [0]*6, images=noise)
+    data = file.read_bytes()
+    at = data.index(noise[2][:50])
+    file.write_bytes(data[:at - 4] + b'\xff'*4 + data[at:])
+    with pytest.raises(UnreadableImage, match='ArrowInvalid|OSError'): open_images(file)[2].open()
+
+def test_an_empty_parquet_file(tmp_path):
+    with pytest.raises(InputError, match='holds no images'): open_images(tabulate(tmp_path/'x.parquet', []))
+
+def test_parquet_through_a_network(tmp_path, net):
+    images = open_images(tabulate(tmp_path/'x.parquet', [0, 1, 1], images=[jpeg(0), jpeg(255), b''], names=['dark', 'light']))
+    table = select(net, images, cache=tmp_path/'cache')
+    assert table.label.tolist() == [0, 1, 1] and 'x.parquet cannot be read' in table.error[2]
+
+
+# what is missing
+
+def whole(n=50_000, change=lambda labels: None):
+    labels = [i % 1000 for i in range(n)]
+    change(labels)
+    return Images([Photo(Path(f'{i}.JPEG'), k) for i,k in enumerate(labels)], [f'n{i:08d}' for i in range(1000)])
+
+@pytest.mark.parametrize('images, said', [
+    (whole(), '50,000 images, 50 per class: the complete validation set'),
+    (whole(49_999), "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000999' has 49)"),
+    (whole(50_001), "not the complete validation set of 50,000 images, 50 per class: 1 class with more than 50 ('n00000000' has 51)"),
+    (whole(100, lambda k: k.__setitem__(0, 7)), "not the complete validation set of 50,000 images, 50 per class: 1,000 classes with fewer than 50 ('n00000000' has 0)"),
+    (whole(change=lambda k: k.__setitem__(0, 7)), "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000000' has 49); 1 class with more than 50 ('n00000007' has 51)"),
+    (whole(change=lambda k: k.__setitem__(0, None)), "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000000' has 49)"),
+    (whole(50_050, lambda k: k.__setitem__(slice(50_000, None), [None]*50)), 'not the complete validation set of 50,000 images, 50 per class: 50,050 images'),
+    (Embedded(5), ''),
+    (open_images('embedded:5', labels=False), '')])
+def test_completeness(images, said):
+    assert completeness(images) == said
+    if images.categories: assert per_class(images).sum() == sum(i.label is not None for i in images)
+
+def test_what_cannot_be_read(tmp_path):
+    put(tmp_path, 'a.png', 'b.png')
+    (tmp_path/'a.png').write_bytes(b'')
+    seen = []
+    assert [n for n,_ in unreadable(open_images(tmp_path), lambda: seen.append(1))] == ['a.png'] and len(seen) == 2
+
 
 # files
 
@@ -151,8 +459,13 @@ def test_the_rotation_flag_is_not_applied(tmp_path):
     Image.new('RGB', (20, 10)).save(tmp_path/'x.jpg', exif=exif)
     assert Photo(tmp_path/'x.jpg').open().size == (20, 10)
 
-@pytest.mark.parametrize('bad', ['empty', 'text', 'truncated', 'folder', 'missing', 'float', 'bomb'])
-def test_files_that_cannot_be_read(tmp_path, bad, monkeypatch):
+def png(width, height):
+    "The few bytes of a PNG that says it is so large."
+    parts = [(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(bytes(1000))), (b'IEND', b'')]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in parts)
+
+@pytest.mark.parametrize('bad', ['empty', 'text', 'truncated', 'folder', 'missing', 'float', 'postscript'])
+def test_files_that_cannot_be_read(tmp_path, bad):
     file = tmp_path/'x.png'
     Image.effect_noise((200, 200), 50).save(file)
     if bad == 'empty': file.write_bytes(b'')
@@ -163,9 +476,18 @@ def test_files_that_cannot_be_read(tmp_path, bad, monkeypatch):
     if bad == 'float':
         file = tmp_path/'x.tif'
         Image.new('F', (4, 4)).save(file)
-    if bad == 'bomb': monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    if bad == 'postscript': file.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n')
     with pytest.raises(UnreadableImage) as e: Photo(file).open()
     assert str(file) in str(e.value)
+
+@pytest.mark.parametrize('side', [9_000, 10_000, 60_000]) # above our limit, where Pillow warns, and where it refuses
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.filterwarnings('ignore:Image size')
+def test_a_decompression_bomb(tmp_path, side, strict):
+    (tmp_path/'x.png').write_bytes(png(side, side))
+    with warnings.catch_warnings():
+        if strict: warnings.simplefilter('error')
+        with pytest.raises(UnreadableImage, match='x.png cannot be read.*pixels'): Photo(tmp_path/'x.png').open()
 
 
 # batches and selection
