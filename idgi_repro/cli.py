@@ -19,7 +19,7 @@ from .data import completeness, open_images, per_class, unreadable, whole
 from .gradients import InputError, predict
 from .models import EMBEDDED, STUDY, load
 from .figures import draw_maps, six_maps
-from .study import METHODS, Shard, choose, plan, results_folder, seconds_per_gradient
+from .study import METHODS, Shard, choose, plan, results_folder, seconds_per_gradient, stands
 from .tables import result_files
 
 # %% ../nbs/11_cli.ipynb #034fb126
@@ -145,14 +145,14 @@ def _judged(shard, out, device):
     return net, net.fingerprint(), len(chosen)
 
 # %% ../nbs/11_cli.ipynb #3971a81a
-def _pending(shards, out, device):
+def _pending(shards, out, device, keep_maps):
     "The shards whose file does not stand, with its name and their estimated seconds; how many stand."
     pending, standing = [], 0
     for _, of_network in groupby(shards, lambda s: s.network):
         of_network = list(of_network)
         net, weights, available = _judged(of_network[0], out, device)
         wanted = [s for s in of_network if s.start < available]
-        missing = [s for s in wanted if not (out/s.file(weights)).exists()]
+        missing = [s for s in wanted if not stands(out/s.file(weights), keep_maps)]
         standing += len(wanted) - len(missing)
         pace = seconds_per_gradient(net) if missing else 0.
         pending += [(s, s.file(weights), START + pace*s.cost()*(min(s.stop, available)-s.start)) for s in missing]
@@ -163,10 +163,11 @@ def study(
     shards:list[Shard], # from `plan`
     out:str,            # results folder
     device:str='cpu',   # where to compute
+    **options,          # `batch_size` and `keep_maps` of `run`
 )->Path:                # the results folder
     "Runs the shards that do not stand yet. Raises `InputError` for anything that cannot be used."
     out = results_folder(out)
-    pending, standing = _pending(shards, out, device)
+    pending, standing = _pending(shards, out, device, options.get('keep_maps', False))
     if standing: print(f'{standing} of {standing+len(pending)} shards stand already', file=sys.stderr)
     if not pending: return out
     began = time.time()
@@ -178,7 +179,7 @@ def study(
                 bar.n = done + START + share*(seconds-START)
                 bar.refresh()
             parameters = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(shard).items()}
-            execute('shard', out/'notebooks'/Path(file).with_suffix('.ipynb'), dict(parameters, out=str(out), device=device), tick)
+            execute('shard', out/'notebooks'/Path(file).with_suffix('.ipynb'), dict(parameters, out=str(out), device=device, **options), tick)
             done += seconds
             bar.n = done
             bar.refresh()
@@ -242,6 +243,9 @@ def _parser():
     s.add_argument('--no-stability', dest='stability', action='store_false', help='leave out numerical stability, which doubles the number of maps')
     s.add_argument('--references', type=int, default=1, metavar='N', help='images per network and grid that are compared with a map of 1024 steps, which costs as much as all else (default: %(default)s)')
     s.add_argument('--exact', action='store_true', help='use the networks as they are, without folding batch norm and changing the memory layout')
+    s.add_argument('--precision', default='float32', help='of the networks on a GPU: float32, or tf32 or bf16, which trade digits for speed (default: %(default)s)')
+    s.add_argument('--batch-size', type=int, metavar='N', help='points or images per pass through the network (default: 32 on a CPU, on a GPU what fits)')
+    s.add_argument('--keep-maps', action='store_true', help='keep the saliency maps as well, in half precision, in files beside the rows')
     s.add_argument('--seed', type=int, default=0, help='of the choice of images (default: %(default)s)')
     s.add_argument('--device', **device)
 
@@ -260,7 +264,7 @@ def main(
     try:
         if a.command == 'data': made, well = check(a.path, a.all)
         elif a.command == 'explain': made = explain(a.photo, a.model, a.out, a.target, a.steps, a.grid, a.device)
-        elif a.command == 'study': made = study(plan(a.models, a.data, a.images, a.methods, a.steps, a.grids, a.shard_size, a.seed, stability=a.stability, references=a.references, exact=a.exact), a.out, a.device)
+        elif a.command == 'study': made = study(plan(a.models, a.data, a.images, a.methods, a.steps, a.grids, a.shard_size, a.seed, stability=a.stability, references=a.references, exact=a.exact, precision=a.precision), a.out, a.device, batch_size=a.batch_size, keep_maps=a.keep_maps)
         else: made = report(a.results, a.out, a.photographs)
     except InputError as e:
         print(f'idgi-repro: {e}', file=sys.stderr)

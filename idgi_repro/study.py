@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'TITLES', 'FORWARD', 'REFERENCE', 'black_of', 'study_maps', 'Shard', 'Views', 'views', 'rows_of', 'choose',
-           'results_folder', 'write', 'maps_file', 'write_maps', 'read_maps', 'run', 'plan', 'seconds_per_gradient']
+           'results_folder', 'write', 'maps_file', 'stands', 'write_maps', 'read_maps', 'run', 'plan',
+           'seconds_per_gradient']
 
 # %% ../nbs/07_study.ipynb #46a00dd7
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from torch import Tensor
 from . import __version__
 from .attribution import NotFinite, RULES, _walks, attribute, check_grid, saliency
 from .data import Images, blurred, load_batch, open_images, recompressed, select, slug, whole
-from .gradients import InputError, find_batch_size, predict, prepare, probability, value_and_gradient
+from .gradients import InputError, TOLERANCE, find_batch_size, predict, prepare, probability, value_and_gradient
 from .metrics import CURVES, area, concentration, distance, energy_inside, information_curves, insertion, patchiness, pointing, ranks, stability, step_lengths
 from .models import Network, load
 from .paths import BlurPath, GuidedPath, StraightPath
@@ -78,9 +79,11 @@ class Shard:
     stability:bool=True         # whether the maps of the re-encoded images are computed
     references:int=0            # how many of the chosen images, from the first, are compared with a map of 1024 steps
     exact:bool=False            # leave the network as it is, instead of preparing it for speed
+    precision:str='float32'     # of a prepared network: 'float32', 'tf32' or 'bf16', see `prepare`
 
     def __post_init__(self):
         for f in ('methods', 'steps'): object.__setattr__(self, f, tuple(getattr(self, f)))      # papermill gives lists
+        if self.precision not in TOLERANCE: raise InputError(f'precision is {self.precision!r}; it must be one of {", ".join(TOLERANCE)}')
         unknown = [m for m in self.methods if m not in METHODS]
         if unknown or not self.methods: raise InputError(f'unknown methods {unknown}; known are {", ".join(METHODS)}' if unknown else f'no methods given; known are {", ".join(METHODS)}')
         check_grid(self.steps, self.grid)
@@ -88,15 +91,20 @@ class Shard:
         for m in self.methods:
             if m != 'gig': _walks(StraightPath(), self.steps, self.grid)
 
+    def compared(self)->int:
+        "How many of the shard's own images are compared with a map of 1024 steps."
+        return max(0, min(self.stop, self.references) - self.start)
+
     def cost(self)->float:
         "Gradients per image: those of the walks, and a forward pass for each of the 19 and 23 perturbed images of a map."
         walks = sum(sum(self.steps) if m == 'gig' else sum(w[0] for w in _walks(StraightPath(), self.steps, self.grid)) for m in self.methods)
-        references = REFERENCE*len(self.methods)*max(0, min(self.stop, self.references) - self.start)/(self.stop - self.start)
+        references = REFERENCE*len(self.methods)*self.compared()/(self.stop - self.start)
         return walks*(1 + self.stability) + references + FORWARD*(19 + 23)*len(RULES)*len(self.methods)*len(self.steps)
 
     def key(self, weights:str)->str:
-        "Hash of all that determines the rows, given the weights' own hash."
-        return hashlib.sha256(json.dumps([asdict(self), weights, __version__]).encode()).hexdigest()[:12]
+        "Hash of all that determines the rows, given the weights' own hash. A study that is made larger keeps its shards."
+        what = {k: v for k, v in asdict(self).items() if k != 'images'} | dict(references=self.compared())
+        return hashlib.sha256(json.dumps([what, weights, __version__]).encode()).hexdigest()[:12]
 
     def file(self, weights:str)->str:
         "Name of the shard's Parquet file."
@@ -236,6 +244,13 @@ def maps_file(
     "Where its maps are, if they were kept."
     return file.with_name(f'maps-{file.name}')
 
+def stands(
+    file:Path,      # a shard's Parquet file
+    keep_maps:bool, # whether its maps are wanted as well
+)->bool:
+    "Whether there is nothing left to compute."
+    return file.exists() and (not keep_maps or maps_file(file).exists())
+
 def write_maps(
     kept:list[dict], # what each map is of, and `map` (H, W)
     manifest:dict,   # the shard's
@@ -291,18 +306,18 @@ def run(
     batch_size:int|None=None, # points or images per pass through the network; None: 32 on a CPU, on CUDA what fits
     tick:Callable=lambda units: None, # called with the cost done so far, in gradients
     keep_maps:bool=False, # whether the saliency maps are kept, in a file beside the rows
-    precision:str='float32', # of a network on CUDA, see `prepare`
 )->Path:                # the Parquet file
     "Computes a shard and writes its file, unless it stands. Raises `InputError` for a shard that cannot be computed."
+    if batch_size is not None and batch_size < 1: raise InputError(f'the batch size is {batch_size}; it must be at least 1')
     out, net, data = results_folder(out), load(shard.network, device), open_images(shard.data)
     weights = net.fingerprint()
     file = out/shard.file(weights)
-    if file.exists() and (not keep_maps or maps_file(file).exists()): return file
+    if stands(file, keep_maps): return file
     began = time.time()
     chosen, unread = choose(net, data, shard.images, shard.seed, out)
     chosen = chosen.iloc[shard.start:shard.stop]
     sample = net.normalize(load_batch(net, [data[int(i)] for i in chosen['index'].iloc[:2]]).pixels.to(device))
-    if not shard.exact and len(sample): net = replace(net, module=prepare(net.module, sample, precision=precision))
+    if not shard.exact and len(sample): net = replace(net, module=prepare(net.module, sample, precision=shard.precision))
     cuda = torch.device(device).type == 'cuda'
     if batch_size is None: batch_size = find_batch_size(net.module, sample[:1]) if cuda and len(sample) else 32
     rows, failed, kept, before = [], [], [] if keep_maps else None, 0
@@ -313,7 +328,7 @@ def run(
         rows += _finite_rows(net, seen, about, failed, shard, max(0, min(len(about), shard.references - shard.start - before)), batch_size, tick, kept)
         before += len(about) + len(skipped)
     if not rows: raise InputError(f'no image of {shard.start} to {shard.stop} could be computed for {net.name}: {failed or "there are fewer correctly classified images"}')
-    manifest = dict(shard=asdict(shard), version=__version__, torch=torch.__version__, python=platform.python_version(), device=str(device), batch_size=batch_size, precision=precision, seconds=round(time.time()-began, 1), weights=weights,
+    manifest = dict(shard=asdict(shard), version=__version__, torch=torch.__version__, python=platform.python_version(), device=str(device), batch_size=batch_size, seconds=round(time.time()-began, 1), weights=weights,
                     skipped=unread[['name', 'error']].values.tolist(), failed=failed)
     if keep_maps: write_maps(kept, manifest, maps_file(file))
     write(rows, manifest, file)

@@ -105,8 +105,8 @@ def _shard(
 def result_files(
     folder:Path, # results of a study
 )->list[Path]:
-    "The shards' files in a folder and its subfolders, without selections and what is still being written."
-    return sorted(p for p in folder.rglob('*.parquet') if not p.name.startswith(('.', 'select-')))
+    "The shards' files in a folder and its subfolders, without selections, maps and what is still being written."
+    return sorted(p for p in folder.rglob('*.parquet') if not p.name.startswith(('.', 'select-', 'maps-')))
 
 def read(
     folder:str|Path, # results of a study, searched with its subfolders
