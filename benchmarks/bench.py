@@ -1,0 +1,230 @@
+"""python benchmarks/bench.py [--quick] [--device cuda] [--out figures/benchmarks]
+
+Speed and memory, side by side: each method against its own floor (the bare gradient calls of the prepared network), against Captum and
+PAIR's `saliency`, the metrics against bare forwards, Pillow and pytorch-msssim, a whole image of the study, and how time and memory scale.
+Whatever is compared runs in turns within one process, and the ratio is the median of the rounds' ratios, since machines are noisy.
+The network is torchvision's MobileNetV2 with random weights, which are as fast as trained ones and need no download; the photographs are scikit-image's."""
+import argparse, json, os, platform, statistics, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+import numpy as np, pandas as pd, torch
+from PIL import Image
+from pytorch_msssim import ms_ssim
+from torch import nn
+
+from idgi_repro.attribution import attribute, idgi, riemann, saliency
+from idgi_repro.data import PHOTOGRAPHS, Photo, load_batch
+from idgi_repro.gradients import evaluating, predict, prepare, probability
+from idgi_repro.metrics import _pool, _size, CODECS, information_curves, insert, insertion, ranks
+from idgi_repro.models import Network
+from idgi_repro.paths import BlurPath, GuidedPath, StraightPath
+from idgi_repro.study import Shard, black_of, rows_of, study_maps, views
+
+LIMITS = {'IG walk': 1.05, 'BlurIG walk': 1.05, 'GIG walk': 1.10, 'scoring': 1.15}      # at most, over the floor
+FASTER = {'IG, Captum': 1.75, 'IG, PAIR': None, 'GIG, PAIR': 2.6, 'BlurIG, PAIR': 3.7}  # at least
+
+
+def network(device, width=224):
+    from torchvision.models import mobilenet_v2
+    torch.manual_seed(0)
+    return Network('mobilenet_v2, random weights', mobilenet_v2(weights=None).eval().requires_grad_(False).to(device), resize=round(width*232/224), crop=width)
+
+def photographs(net, count, device):
+    import skimage.data
+    folder = Path(skimage.data.__file__).parent
+    items = [Photo(folder/f'{name}.png') for name in PHOTOGRAPHS]
+    items = (items*count)[:count]
+    return items, load_batch(net, items).pixels.to(device)
+
+def wait(device):
+    if device == 'cuda': torch.cuda.synchronize()
+
+def turns(contenders, rounds, device='cpu'):
+    "Seconds of every contender in every round, run in turns after one round to warm up."
+    times = {k: [] for k in contenders}
+    for r in range(rounds + 1):
+        for k, f in contenders.items():
+            wait(device); start = time.perf_counter(); f(); wait(device)
+            if r: times[k].append(time.perf_counter() - start)
+        print('.', end='', file=sys.stderr, flush=True)
+    return times
+
+def row(section, what, ours, floor, limit, calls, least=False):
+    "A line of the table; `calls` are the points or images that the time is for."
+    ratios = [(b/a if least else a/b) for a, b in zip(ours, floor)]
+    ratio = statistics.median(ratios)
+    met = '' if limit is None else 'yes' if (ratio >= limit if least else ratio <= limit) else 'no'
+    return dict(section=section, what=what, ms=1000*statistics.median(ours)/calls, other_ms=1000*statistics.median(floor)/calls, ratio=ratio, low=min(ratios), high=max(ratios), wanted='' if limit is None else f'{"≥" if least else "≤"} {limit}', met=met)
+
+def bare(model, x, c, points):
+    "The gradient calls that a walk cannot do without, and nothing else."
+    with evaluating(model):
+        for _ in range(points):
+            v = x.detach().requires_grad_()
+            torch.autograd.grad(probability(model(v), c).sum(), v)
+
+
+def floors(net, x, c, black, rounds, n, batch, device):
+    "(a) Each method with both rules over its bare gradient calls, in the same batches."
+    fast, steps, B = prepare(net.module, x[:2]), [n//16, n//8, n//4, n//2, n], len(x)
+    block = max(1, batch//B)
+    xs, cs = x.repeat(block, 1, 1, 1), c.repeat(block)
+    go = lambda path, steps: attribute(fast, x, c, path, steps, (riemann, idgi), batch_size=batch)
+    times = turns({'floor': lambda: bare(fast, xs, cs, n//block), 'IG walk': lambda: go(StraightPath(black), steps), 'BlurIG walk': lambda: go(BlurPath(), steps),
+                   'GIG floor': lambda: bare(fast, x, c, n//4), 'GIG walk': lambda: go(GuidedPath(black), [n//4])}, rounds, device)
+    yield row('over the floor', 'IG walk', times['IG walk'], times['floor'], LIMITS['IG walk'], B*n)
+    yield row('over the floor', 'BlurIG walk', times['BlurIG walk'], times['floor'], LIMITS['BlurIG walk'], B*n)
+    yield row('over the floor', 'GIG walk', times['GIG walk'], times['GIG floor'], LIMITS['GIG walk'], B*(n//4))
+
+
+class Probability(nn.Module):
+    def __init__(self, net): super().__init__(); self.net = net
+    def forward(self, x): return self.net(x).softmax(1)
+
+def peers(net, x, c, black, rounds, n, batch, device):
+    "(b) The same maps by Captum and by PAIR's package, as their users would call them, on the network as it is."
+    import captum.attr, saliency.core as pair
+    quantile = np.quantile
+    def renamed(*a, interpolation=None, **k): return quantile(*a, **k, **({'method': interpolation} if interpolation else {}))   # PAIR's name for it is gone from NumPy
+    np.quantile = renamed
+    fast, plain, B = prepare(net.module, x[:2]), Probability(net.module), len(x)
+    def gradients(images, call_model_args=None, expected_keys=None):
+        v = torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, 1))).float().to(x).requires_grad_()
+        g, = torch.autograd.grad(plain(v)[:, call_model_args].sum(), v)
+        return {pair.INPUT_OUTPUT_GRADIENTS: np.moveaxis(g.cpu().numpy(), 1, -1)}
+    def theirs(method, *args, **options):
+        for i in range(B): method().GetMask(x[i].permute(1, 2, 0).cpu().numpy(), gradients, int(c[i]), *args, **options)
+    dark = black[0].permute(1, 2, 0).cpu().numpy()
+    ours = lambda path: attribute(fast, x, c, path, (n,), (riemann, idgi), batch_size=batch)
+    times = turns({
+        'IG': lambda: ours(StraightPath(black)), 'Captum': lambda: captum.attr.IntegratedGradients(plain).attribute(x, black.expand_as(x), target=c, n_steps=n, internal_batch_size=batch, method='riemann_left'),
+        'PAIR IG': lambda: theirs(pair.IntegratedGradients, x_baseline=dark, x_steps=n, batch_size=batch),
+        'GIG': lambda: ours(GuidedPath(black)), 'PAIR GIG': lambda: theirs(pair.GuidedIG, x_baseline=dark, x_steps=n, fraction=.5, max_dist=1.),
+        'BlurIG': lambda: ours(BlurPath()), 'PAIR BlurIG': lambda: theirs(pair.BlurIG, max_sigma=50, steps=n, batch_size=batch)}, rounds, device)
+    np.quantile = quantile
+    for what, a, b in (('IG, Captum', 'IG', 'Captum'), ('IG, PAIR', 'IG', 'PAIR IG'), ('GIG, PAIR', 'GIG', 'PAIR GIG'), ('BlurIG, PAIR', 'BlurIG', 'PAIR BlurIG')):
+        yield row('faster than', what, times[a], times[b], FASTER[what], B*n, least=True)
+
+
+def scoring(net, x, pixels, c, black, rounds, batch, device):
+    "(c) Insertion, SIC and AIC, entropy and MS-SSIM, of ten maps of an image, over what they are made of."
+    fast = prepare(net.module, x[:2])
+    maps = torch.stack([saliency(v) for v in attribute(fast, x, c, StraightPath(black), (2, 4, 6, 8, 12), batch_size=batch).values()])
+    blurred, K, B = BlurPath().at(pixels, torch.tensor([.4]))[0].clamp(0, 1), len(maps), len(x)
+    places = ranks(maps).flatten(0, 1)[:, None]
+    shown = torch.cat([insert(pixels[i%B][None], blurred[i%B][None], places[i][None], torch.arange(1, 24)*(x[0, 0].numel()//24))[:, 0] for i in range(K*B)])
+    whole = pixels.repeat_interleave(23, 0).repeat(K, 1, 1, 1)
+    pictures = [*(shown*255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()]
+    inputs = net.normalize(torch.cat([shown, shown[:K*B*19]]))
+    nhwc = lambda v: v.to(memory_format=torch.channels_last)
+    def ours():
+        places = ranks(maps)
+        insertion(fast, x, maps, c, black, batch, places=places).score
+        found = information_curves(fast, pixels, blurred, maps, c, net.normalize, batch_size=batch, places=places)
+        for curve in ('sic_entropy', 'aic_entropy', 'sic_msssim', 'aic_msssim'): getattr(found, curve)
+    def similar():
+        for a, b in zip(shown.split(batch), whole.split(batch)): ms_ssim(nhwc(a), nhwc(b), data_range=1, size_average=False)
+    with torch.no_grad():
+        times = turns({'ours': ours, 'forwards': lambda: predict(fast, inputs, batch), 'png': lambda: [*_pool().map(lambda p: _size(p, CODECS['png']), pictures)], 'ms-ssim': similar}, rounds, device)
+    floor = [sum(t) for t in zip(times['forwards'], times['png'], times['ms-ssim'])]
+    yield row('over the floor', 'scoring', times['ours'], floor, LIMITS['scoring'], K*B)
+    for k in ('forwards', 'png', 'ms-ssim'): yield row('of which', k, times[k], floor, None, K*B)
+
+
+def whole(net, items, c, rounds, steps, batch, device):
+    "(d) One image of the study: three methods, five step counts, two rules, all metrics, without stability and references."
+    fast, shard = replace(net, module=prepare(net.module, net.normalize(torch.rand(2, 3, net.crop, net.crop, device=device)))), Shard(steps=steps, stability=False)
+    about = [dict(name=str(i), target=int(t), confident=True) for i, t in enumerate(c)]
+    seen, x = views(net, items, device), None
+    x = net.normalize(seen.pixels)
+    gradients = round(sum(max(steps) if m != 'gig' else sum(steps) for m in shard.methods))
+    times = turns({'all': lambda: rows_of(fast, seen, about, shard, batch_size=batch), 'maps': lambda: [study_maps(fast, seen.pixels, c, m, steps, batch_size=batch) for m in shard.methods],
+                   'gradients': lambda: bare(fast.module, x, c, gradients)}, rounds, device)
+    yield row('a whole image', f'maps and metrics, {", ".join(map(str, steps))} steps', times['all'], times['gradients'], None, len(c))
+    yield row('a whole image', 'of which maps', times['maps'], times['gradients'], None, len(c))
+
+
+def one(n, B, side, device, batch):
+    "A walk in this process: seconds, and the peak of its memory in MiB."
+    import resource
+    net = network(device, side)
+    _, pixels = photographs(net, B, device)
+    x, c = net.normalize(pixels), torch.arange(B, device=device)
+    model = prepare(net.module, x[:2])
+    attribute(model, x, c, StraightPath(black_of(net, pixels)), (2,), batch_size=batch)
+    wait(device); start = time.perf_counter()
+    attribute(model, x, c, StraightPath(black_of(net, pixels)), (n,), batch_size=batch)
+    wait(device)
+    peak = torch.cuda.max_memory_allocated()/2**20 if device == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    print(json.dumps(dict(seconds=time.perf_counter() - start, peak=peak)))
+
+def scale(device, quick, batch):
+    "(e) Time and memory by number of segments, batch and image side, each in a process of its own."
+    for what, values in (('n', (8, 64) if quick else (8, 32, 128, 512, 1024)), ('batch', (1, 4) if quick else (1, 4, 16, 64)), ('side', (96, 224) if quick else (96, 160, 224, 320, 448))):
+        for v in values:
+            a = dict(n=8, batch=1, side=224) | {what: v}
+            out = json.loads(subprocess.run([sys.executable, __file__, '--one', str(a['n']), str(a['batch']), str(a['side']), '--device', device, '--points', str(batch)], check=True, capture_output=True, text=True).stdout)
+            print('.', end='', file=sys.stderr, flush=True)
+            yield dict(by=what, **a, ms_per_point=1000*out['seconds']/a['n']/a['batch'], peak_mib=out['peak'])
+
+
+def machine(device):
+    import importlib.metadata as m
+    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
+    return dict(device=torch.cuda.get_device_name() if device == 'cuda' else f'{cpu}, {torch.get_num_threads()} threads', python=platform.python_version()) | {p: m.version(p) for p in ('torch', 'torchvision', 'numpy', 'pillow', 'captum', 'saliency', 'pytorch-msssim')}
+
+def picture(table, scales, title):
+    import matplotlib.pyplot as plt, seaborn as sns
+    sns.set_theme('paper', 'whitegrid')
+    blue, red = '#004488', '#BB5566'
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3), layout='constrained', width_ratios=[1.2, 1.2, 1])
+    for ax, part, label, colour in ((axes[0], table[table.section == 'over the floor'], 'time over that of the bare calls', blue), (axes[1], table[table.section == 'faster than'], 'times as fast', red)):
+        y = range(len(part))[::-1]
+        ax.barh(y, part.ratio, color=colour, height=.55, xerr=[part.ratio - part.low, part.high - part.ratio], error_kw=dict(lw=1, capsize=2))
+        for i, (r, w) in zip(y, zip(part.ratio, part.wanted)):
+            ax.text(part.high.max()*1.03, i, f'{r:.2f}' + (f'  (wanted {w})' if w else ''), va='center', fontsize=7.5)
+        ax.set(yticks=list(y), yticklabels=part.what, xlabel=label, xlim=(0, part.high.max()*1.75))
+        ax.axvline(1, color='k', lw=.8)
+        ax.grid(axis='y', visible=False)
+    by_n = scales[scales.by == 'n']
+    axes[2].plot(by_n.n, by_n.peak_mib, 'o-', color=blue)
+    axes[2].set(xscale='log', xlabel='number of segments n', ylabel='peak memory (MiB)', ylim=(0, by_n.peak_mib.max()*1.3), xticks=by_n.n, xticklabels=by_n.n)
+    axes[2].minorticks_off()
+    fig.suptitle(title, fontsize=9)
+    return fig
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--quick', action='store_true', help='few rounds and steps: that it runs, not what it measures')
+    p.add_argument('--device', default='cpu', help='cpu or cuda')
+    p.add_argument('--out', default='figures/benchmarks', help='folder for the table, the figure and the numbers')
+    p.add_argument('--points', type=int, default=32, help='points per pass (default: %(default)s)')
+    p.add_argument('--one', nargs=3, type=int, help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.one: return one(*a.one, a.device, a.points)
+    rounds, n, B = (1, 16, 2) if a.quick else (5, 64, 8)
+    net = network(a.device)
+    items, pixels = photographs(net, B, a.device)
+    x, black = net.normalize(pixels), black_of(net, pixels)
+    c = predict(net.module, x).argmax(1)
+    lines = [*floors(net, x, c, black, rounds, n, a.points, a.device), *peers(net, x, c, black, max(1, rounds-2), n//4, a.points, a.device), *scoring(net, x[:2], pixels[:2], c[:2], black, rounds, a.points, a.device),
+             *whole(net, items[:2], c[:2], 1, (2, 4) if a.quick else (8, 16, 32, 64, 128), a.points, a.device)]
+    table, scales, on = pd.DataFrame(lines), pd.DataFrame(scale(a.device, a.quick, a.points)), machine(a.device)
+    by_n = scales[scales.by == 'n']
+    growth = by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    title = f'{on["device"]}; torch {on["torch"]}; MobileNetV2, 224 pixels'
+    text = [f'# Benchmarks\n\n{title}; {rounds} rounds, batches of {a.points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios are medians of the rounds\', with their smallest and largest.\n',
+            table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}: {growth:.3f} (wanted ≤ 1.05).\n', scales.to_markdown(index=False, floatfmt='.1f'),
+            '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n']
+    name = 'cuda' if a.device == 'cuda' else 'cpu'
+    (out/f'{name}.md').write_text('\n'.join(text))
+    (out/f'{name}.json').write_text(json.dumps(dict(machine=on, table=lines, scales=scales.to_dict('records'), memory_growth=growth), indent=1) + '\n')
+    fig = picture(table, scales, title)
+    for f in ('png', 'svg'): fig.savefig(out/f'{name}.{f}', dpi=150)
+    print('\n' + '\n'.join(text))
+
+if __name__ == '__main__': main()
