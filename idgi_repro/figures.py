@@ -463,7 +463,7 @@ def _grid_figures(rows, grid, table):
     for c in ran: found[f'curves-{c}-{grid}'] = Picture(f'{METRICS[c].title} by number of steps, {grid} grid', f'{BANDS} {METRICS[c].better.capitalize()}.', curves(rows, c, grid))
     for c in ran:
         if f'{c}_curve' in rows: found[f'information-{c}-{grid}'] = Picture(f'{METRICS[c].title}: the curves, {rows.steps.max()} steps, {grid} grid', 'Median (SIC) or mean (AIC) over the images that are not excluded; the metric is the area below.', information_plot(rows, c, grid))
-    compared = {*table.frame.metric[table.frame.difference.notna()]}
+    compared = {*table.frame.metric[pd.to_numeric(table.frame.difference, errors='coerce').notna()]}
     for name, more, metrics in (('gains', '', PAPER), ('gains-more', ', beyond the paper', [c for c in METRICS if c not in PAPER])):
         if compared & {METRICS[c].title for c in metrics}: found[f'{name}-{grid}'] = Picture(table.title + more, f'{PAIRED} What was not run has no marker.', gain_plot(table, metrics))
     return found

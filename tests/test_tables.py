@@ -7,10 +7,9 @@ import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
 from idgi_repro.gradients import InputError
 from idgi_repro.models import STUDY
 from idgi_repro.study import METHODS
-from idgi_repro.tables import (CLAIMS, EFFECTS, KINDS, LOWERS, METRICS, NOT_RUN, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS, Claim, Sample, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
+from idgi_repro.tables import (CLAIMS, EFFECTS, KINDS, LOWERS, METRICS, NO_MASKS, NOT_RUN, PAPERS, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS, Claim, Sample, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
                                moved, network_names, pairs, read, shares, simulate, sizes, table, values, verdict)
 
-PAPERS = [*SCORES, 'stability']
 BLUR, PATCHY = "BlurIG's path changes little over most of its length", "IDGI's maps are more patch-like"
 WHO = [*METHODS, 'all']
 
@@ -195,7 +194,7 @@ def test_exclusions_are_counted(tmp_path):
     t = exclusions(rows)
     assert t.frame.set_index('network').T.to_dict() == {n: {'images': 20, 'kept': 16 - k, 'not confident': 2, 'SIC: last value': 0, 'SIC: no rise': 0, 'AIC: last value': 0, 'AIC: no rise': 0, 'entropy: bytes': 2, 'a new reason': k} for n, k in dict(mini_resnet=0, mini_vgg=1).items()}
     head, body = exclusions(rows[rows.network == 'mini_vgg'].assign(network='vgg16')).cells()
-    assert len(body) == 10 and all({*r[1:]} == {NOT_RUN} for r in body if r[0] != 'vgg16') and NOT_RUN not in body[8]
+    assert len(body) == 10 and all({*r[1:]} == {NOT_RUN} for r in body if r[0] != 'vgg16') and body[8] == ['vgg16', '20', '15', '2', '0', '0', '0', '0', '2', '1']
 
 
 # claims
@@ -317,14 +316,43 @@ def test_latex_says_what_the_table_says(rows):
     names = (EVIL*9)[:max(rows, len(EVIL))]
     t = Table('50 % of {all} & more', EVIL[2], pd.DataFrame({'network_1': names, 'IG': np.linspace(-1, 1, len(names)), 'GIG': np.nan, 'images': '30 to 40', '& more': 'text'}), '+')
     tex = t.latex('my table')
-    (columns,) = re.findall(r'\\begin\{(?:tabular|longtable)\}\{(\w+)\}', tex)
-    assert columns == 'lrrrl' and ('longtable' in tex) == (len(names) > 40) and '\\label{tab:my-table}' in tex
+    (columns,) = re.findall(r'\\begin\{(?:tabular|longtable)\}\{((?:\w|\{8em\})+)\}', tex)
+    assert columns == 'p{8em}rrrl' and ('longtable' in tex) == (len(names) > 40) and '\\label{tab:my-table}' in tex
     (caption,) = re.findall(r'\\caption\{(.*)\}\\label', tex)
     assert unescaped(caption) == f'{t.title}. {t.caption}'
-    head, body = tex.split('\\toprule\n')[1].split('\\bottomrule')[0].split('\\midrule\n')
-    lines = [[unescaped(c) for c in re.split(r'(?<!\\)&', l)] for l in (head + body).replace('\\endhead\n', '').split(' \\\\\n')[:-1]]
+    _, *heads, body = re.split(r'\\toprule\n|\\midrule\n(?:\\end\w*head\n)?', tex.split('\\bottomrule')[0])
+    heads = [h for h in heads if h]
+    assert len(heads) == 1 + ('longtable' in tex) and len({*heads}) == 1 and tex.count('\\caption') == tex.count('\\label') == 1    # a page that goes on has the head, but neither caption nor label
+    assert 'longtable' not in tex or tex.index('\\label') < tex.index('\\endfirsthead') < tex.index('\\endhead')
+    lines = [[unescaped(c) for c in re.split(r'(?<!\\)&', l)] for l in (heads[0] + body).split(' \\\\\n')[:-1]]
     assert [[c.strip() for c in l] for l in lines] == [[' '.join(c.split()) for c in l] for l in [t.cells()[0], *t.cells()[1]]]
     for environment in re.findall(r'\\begin\{(\w+)\}', tex): assert tex.count(f'\\end{{{environment}}}') == 1
+    assert tex.count('{') - tex.count('\\{') == tex.count('}') - tex.count('\\}') and '\\footnotesize' in tex
+
+
+def test_long_texts_break_into_lines():
+    tex = Table('t', '', pd.DataFrame({'claim': ['a rather long sentence that no page is wide enough for'], 'value': [1.]})).latex()
+    assert '{tabular}{p{8em}r}' in tex
+
+
+def test_localisation_without_masks_says_so(tmp_path):
+    "Whatever was run on images that have no masks; what was not run at all still says that."
+    rows = made(tmp_path, networks=('mini_resnet', 'vgg16')).assign(data='/a/folder', energy_inside=np.nan, pointing=np.nan)
+    tables = all_tables(rows)
+    for metric in ('energy_inside', 'pointing'):
+        cells = {r[0]: {*r[1:]} for r in tables[f'{metric}-closed'].cells()[1]}
+        assert cells['mini_resnet'] == cells['vgg16'] == {NO_MASKS} and cells['vgg19'] == {NOT_RUN}
+        f = tables['gains-closed'].frame.query('metric == @METRICS[@metric].title').set_index('network')
+        assert {*f.loc['vgg16', ['difference', 'low', 'high', 'images']].to_numpy().ravel()} == {NO_MASKS} and f.loc['vgg19', 'difference'].isna().all()
+        assert {c for r in tables['steps-vgg16-closed'].cells()[1] if r[0] == METRICS[metric].title for c in r[2:]} == {NO_MASKS}
+
+
+def test_captions_say_which_table_of_the_paper_it_is(tmp_path):
+    tables = all_tables(made(tmp_path, networks=('realdata:vgg16', 'mini_resnet')))
+    paper = [n for n, t in tables.items() if "One of the paper's seventeen tables" in t.caption]
+    assert len(paper) == 17 and {f'{c}-closed' for c in PAPERS} < {*paper} and 'steps-realdata-vgg16-closed' in paper and 'steps-vgg16-closed' not in tables
+    counts = [r for r in tables['steps-mini_resnet-closed'].cells()[1] if r[0] == METRICS['near_zero'].title]
+    assert counts and all(re.fullmatch(r'\d+ of 40', c) for r in counts for c in r[2:4])
 
 
 @pytest.mark.skipif(not shutil.which('pdflatex'), reason='no pdflatex')
