@@ -130,14 +130,14 @@ def excluded(
 )->dict[str,Tensor]: # reason: (...), whether it applies
     "Why a curve is not defined."
     reasons = {'last value': y[..., -1] < LAST, 'no rise': y[..., 0] >= y[..., -1]}
-    return reasons | {'bytes': x[..., 0] >= x[..., -1]} if entropy else reasons
+    return reasons | ({'bytes': x[..., 0] >= x[..., -1]} if entropy else {'image too small': x.isnan().any(-1)})
 
 # %% ../nbs/04_metrics.ipynb #d8c25339
 def information_curve(
     x:Tensor,      # (..., 25) information by pixels shown, from the blurred image to the original
     y:Tensor,      # (..., 25) the network's response
     entropy:bool,  # whether x is in bytes, to be scaled; MS-SSIM is not
-)->Tensor:         # (..., 101) float64, non-decreasing from 0 to 1; NaN where excluded
+)->Tensor:         # (..., 101) float64 in [0, 1], 1 at the end; NaN where excluded
     "The response as a function of the information shown, at 0, 0.01, …, 1 (Kapishnikov et al. 2019, section 4)."
     x, y = x.double(), y.double()
     bad = torch.stack([*excluded(x, y, entropy).values()]).any(0)
@@ -145,7 +145,7 @@ def information_curve(
     if entropy: x = rescale(x)
     y = rescale(y).cummax(-1).values
     x, y = (torch.cat([torch.zeros_like(v[..., :1]), v], -1) for v in (x, y))
-    x, order = x.nan_to_num().sort(dim=-1, stable=True)
+    x, order = x.sort(dim=-1, stable=True)
     y, at = y.gather(-1, order), (torch.arange(100, dtype=x.dtype, device=x.device)/100).expand(*x.shape[:-1], 100).contiguous()
     j = torch.searchsorted(x, at, right=True).clamp(1, x.shape[-1] - 1)
     (x0, x1), (y0, y1) = ((v.gather(-1, j - 1), v.gather(-1, j)) for v in (x, y))
@@ -172,9 +172,9 @@ class InformationCurves:
 
     def excluded(self)->list: # of texts, one per image of the first map, '' where every curve is defined
         "Why images are left out; the same for every map of an image."
-        prob, correct, size = (v.flatten(0, -3)[0] if v.ndim > 2 else v for v in (self.prob, self.correct.double(), self.bytes))
-        why = {'entropy: bytes': excluded(size, prob, True)['bytes']}
-        for name, y in (('SIC', prob), ('AIC', correct)): why |= {f'{name}: {k}': v for k, v in excluded(size, y, False).items()}
+        prob, correct, size, similar = (v.flatten(0, -3)[0] if v.ndim > 2 else v for v in (self.prob, self.correct.double(), self.bytes, self.msssim))
+        axes = {'entropy: bytes': excluded(size, prob, True)['bytes'], 'MS-SSIM: image too small': excluded(similar, prob, False)['image too small']}
+        why = axes | {f'{name}: {k}': excluded(size, y, True)[k] for name, y in (('SIC', prob), ('AIC', correct)) for k in ('last value', 'no rise')}
         return ['; '.join(k for k, v in sorted(why.items()) if v[i]) for i in range(len(prob))]
 
 # %% ../nbs/04_metrics.ipynb #95cf7286

@@ -99,6 +99,37 @@ def test_gains_of_every_size_have_readable_axes(rows):
     assert '10⁻' in fig.axes[0].get_xlabel()
 
 
+def test_errors_that_differ_by_orders_of_magnitude_are_all_seen(rows):
+    "Stability gains of 1 and of 1e-5 stand apart from zero and from one another."
+    t = gains(rows, grid=rows.grid.iloc[0])
+    here = t.frame.metric == METRICS['stability'].title
+    if not t.frame[here].images.ne('not run').any(): return
+    size = dict(zip(sorted({*t.frame.network}), (1, 1e-2, 1e-5)))
+    for c in ('difference', 'low', 'high'): t.frame[c] = pd.to_numeric(t.frame[c], errors='coerce').where(~here, lambda v: -np.abs(v)*t.frame.network.map(size).fillna(1))
+    ax = check(F.gain_plot(t, ['stability'])).axes[0]
+    x = np.array([l.get_xdata()[0] for l in ax.lines[1:] if len(l.get_xdata()) == 1])
+    apart = ax.transData.transform(np.c_[[0, *x], [0]*(len(x) + 1)])[:, 0]
+    assert (apart[0] - apart[1:]).min() > 5
+
+
+def test_a_point_without_an_interval_is_a_cross(made):
+    rows = made[0].assign(reference=made[0].reference.where(made[0]['name'] == 'image-001'))
+    fig = check(F.gain_plot(gains(rows), ['reference', 'patchiness']))
+    assert [{l.get_marker() for l in ax.lines[1:] if len(l.get_xdata()) == 1} for ax in fig.axes] == [{'x'}, {*'os^'}]
+    assert 'cross: no interval' in [t.get_text() for t in fig.legends[0].get_texts()]
+
+
+def test_the_grids_are_compared_image_by_image(made):
+    "What 0.02 for every image changes is seen with an interval far narrower than the images differ."
+    rows = made[0]
+    fig = check(F.grid_plot(rows, ['insertion']))
+    assert [ax.get_title().split('\n')[1] for ax in fig.axes] == ['mini_resnet', 'mini_vgg']
+    for ax in fig.axes:
+        drawn = np.concatenate([l.get_ydata() for l in ax.lines if len({*l.get_ydata()}) > 1])
+        bars = np.concatenate([np.diff(s[:, 1]) for c in ax.collections for s in c.get_segments()])
+        assert drawn.mean() == pytest.approx(-.02, abs=.01) and bars.max() < .06 < .3 < np.ptp(rows.insertion)
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     simulate(folder := tmp_path_factory.mktemp('made'), images=12, steps=(8, 32))

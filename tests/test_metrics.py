@@ -73,7 +73,8 @@ def test_the_three_reasons_for_exclusion(prob, size, reasons):
     x, y = torch.tensor(size, dtype=torch.double), torch.tensor(prob, dtype=torch.double)
     assert [k for k, v in excluded(x, y, True).items() if v] == reasons
     assert bool(information_curve(x, y, True).isnan().all()) == bool(reasons)
-    assert 'bytes' not in excluded(x, y, False)
+    assert 'bytes' not in excluded(x, y, False) and not excluded(x, y, False)['image too small']
+    assert excluded(x.where(x < 3, torch.nan), y, False)['image too small'] and information_curve(x.where(x < 3, torch.nan), y, False).isnan().all()
 
 
 def plain(x, y, entropy):
@@ -94,10 +95,14 @@ def test_curves_are_scipys_also_where_points_share_their_information(x, y, entro
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-def test_small_pictures_have_no_msssim():
-    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize('side', [32, 144])
+def test_small_pictures_have_no_msssim(side):
+    "Their curves are not defined, and they say why; nothing else is lost."
+    pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     found = information_curves(Bright(), pixels, torch.zeros_like(pixels), pixels.sum(1), torch.tensor([1]), lambda v: v)
     assert found.msssim.isnan().all() and found.bytes.gt(0).all() and found.sic_msssim.shape == (1, 101)
+    for c in CURVES: assert bool(getattr(found, c).isnan().all()) == ('msssim' in c), c
+    assert found.excluded() == ['MS-SSIM: image too small']
 
 
 def test_maps_that_do_not_fit(case):
