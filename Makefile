@@ -1,13 +1,14 @@
 # make demo   sets up and runs the whole study on the embedded set: tables, figures and a page in figures/demo
 # make test   sets up and runs every test: notebooks, then pytest
 # make sample runs the sample study on real networks and photographs, where ../shared/realdata is, and its report in figures/sample
+# make bench  measures speed and memory beside Captum, PAIR's saliency and the bare calls, into figures/benchmarks
 # make clean  removes what these made
 
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: demo test sample setup readme check clean
+.PHONY: demo test sample bench setup readme check clean
 
 demo: setup
 	$(BIN)/idgi-repro study --data embedded --images 4 --out results/demo
@@ -20,11 +21,15 @@ test: setup
 REAL   := ../shared/realdata
 SAMPLE := study --data $(REAL)/imagenet-sample --models $(REAL)/realdata.py:mobilenet_v2 $(REAL)/realdata.py:squeezenet1_0 --images 48 --shard-size 2 --out figures/sample/rows
 
-# stability and the reference of 1024 steps on the closed grid only: they cost as much as all else; what stands is not computed again
+# the reference of 1024 steps belongs to the closed grid; what stands is not computed again
 sample: setup
 	$(BIN)/idgi-repro $(SAMPLE) --grids closed
-	$(BIN)/idgi-repro $(SAMPLE) --grids study --no-stability --references 0
+	$(BIN)/idgi-repro $(SAMPLE) --grids study --references 0
 	$(BIN)/idgi-repro report figures/sample/rows --out figures/sample --no-photographs
+
+bench: setup
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev,bench]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev,bench]"
+	$(BIN)/python benchmarks/bench.py
 
 setup: $(READY)
 

@@ -119,7 +119,8 @@ def read(
     shards = [(p.relative_to(folder), *_shard(p)) for p in result_files(folder)]
     shards = [s for s in shards if len(s[1])]
     if not shards: raise InputError(f'{str(folder)!r} holds no results (no *.parquet file with rows); run the study first, or give the folder that it wrote to')
-    rows = pd.concat([r for _, r, _ in shards], ignore_index=True).drop_duplicates(KEY)
+    rows = pd.concat([r for _, r, _ in shards], ignore_index=True)
+    rows = rows.loc[rows.notna().sum(axis=1).sort_values(ascending=False, kind='stable').index].drop_duplicates(KEY)      # of two about the same the fuller one, such as that with stability
     manifests = [dict(m, network=r.network.iloc[0], file=f.as_posix()) for f, r, m in shards]
     return rows.sort_values(KEY, ignore_index=True), manifests
 

@@ -61,6 +61,14 @@ def test_nothing_to_report(tmp_path):
     with pytest.raises(InputError, match='holds no results'): read(tmp_path)
 
 
+@pytest.mark.parametrize('poorer', ['a', 'z'])
+def test_of_two_rows_about_the_same_the_fuller_one_counts(tmp_path, poorer):
+    simulate(tmp_path/poorer, networks=('mini_resnet',), grids=('closed',), without=('stability',))
+    simulate(tmp_path/'m', networks=('mini_resnet',), grids=('closed',))
+    rows, _ = read(tmp_path)
+    assert len(rows) == 40*3*2*3 and rows.stability.notna().all()
+
+
 def test_duplicates_are_dropped_in_the_order_of_the_files(results):
     rows, _ = read(results)
     simulate(results/'z', networks=('mini_resnet',), images=30, steps=(8, 16), seed=1)
