@@ -1,4 +1,4 @@
-"""python benchmarks/bench.py [--quick] [--device cuda] [--out figures/benchmarks]
+"""python benchmarks/bench.py [--quick] [--rounds N] [--device cuda] [--out figures/benchmarks]
 
 Speed and memory, side by side: each method against its own floor (the bare gradient calls of the prepared network), against Captum and
 PAIR's `saliency`, the metrics against bare forwards, Pillow and pytorch-msssim, a whole image of the study, and how time and memory scale.
@@ -201,10 +201,11 @@ def main():
     p.add_argument('--device', default='cpu', help='cpu or cuda')
     p.add_argument('--out', default='figures/benchmarks', help='folder for the table, the figure and the numbers')
     p.add_argument('--points', type=int, default=32, help='points per pass (default: %(default)s)')
+    p.add_argument('--rounds', type=int, default=5, help='turns after the one to warm up (default: %(default)s)')
     p.add_argument('--one', nargs=3, type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one: return one(*a.one, a.device, a.points)
-    rounds, n, B = (1, 16, 2) if a.quick else (5, 64, 8)
+    rounds, n, B = (1, 16, 2) if a.quick else (a.rounds, 64, 8)
     net = network(a.device)
     items, pixels = photographs(net, B, a.device)
     x, black = net.normalize(pixels), black_of(net, pixels)
