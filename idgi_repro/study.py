@@ -323,10 +323,9 @@ def run(
     rows, failed, kept, before = [], [], [] if keep_maps else None, 0
     for about, seen, skipped in _loaded(net, data, chosen, batch_size if cuda else min(batch_size, 8), device):
         failed += [list(v) for v in skipped]
-        if not about: continue
-        about = [dict(network=net.name, data=shard.data) | a for a in about]
-        rows += _finite_rows(net, seen, about, failed, shard, max(0, min(len(about), shard.references - shard.start - before)), batch_size, tick, kept)
+        references = max(0, min(len(about), shard.references - shard.start - before))
         before += len(about) + len(skipped)
+        if about: rows += _finite_rows(net, seen, [dict(network=net.name, data=shard.data) | a for a in about], failed, shard, references, batch_size, tick, kept)
     if not rows: raise InputError(f'no image of {shard.start} to {shard.stop} could be computed for {net.name}: {failed or "there are fewer correctly classified images"}')
     manifest = dict(shard=asdict(shard), version=__version__, torch=torch.__version__, python=platform.python_version(), device=str(device), batch_size=batch_size, seconds=round(time.time()-began, 1), weights=weights,
                     skipped=unread[['name', 'error']].values.tolist(), failed=failed)
