@@ -52,7 +52,7 @@ def test_a_wrong_configuration_is_told_in_a_line(tmp_path, wrong, message):
 
 def test_a_dry_run_says_what_it_costs(tmp_path):
     code, said = graph(tmp_path, SMALL | dict(images=1000), '--dry-run')
-    assert code == 0 and 'hours' in said and '168,000' in said, said
+    assert code == 0 and 'hours' in said and '336,000' in said, said
     assert not (tmp_path/'results').exists()
 
 
