@@ -19,7 +19,7 @@ from .data import completeness, open_images, per_class, slug, unreadable, whole
 from .gradients import InputError, predict
 from .models import EMBEDDED, STUDY, load
 from .figures import draw_maps, six_maps
-from .study import METHODS, Shard
+from .study import METHODS, Shard, numerics
 from .tables import result_files
 from .workflow import Study, choice_file, configured, estimate, make_choice, parameters, pending, read_config, remarks, told
 
@@ -151,6 +151,7 @@ def compute(
     tick=None,  # called with the share done, 0 to 1; None: a progress bar
 ):
     "A papermill run of `experiments/shard.ipynb`."
+    if found['numerics'] != numerics(): raise InputError(f"the code has changed since {found['name']} selected its images; start again, and it selects anew")
     shard = found['shards'][file]
     run = lambda tick: execute('shard', Path(study.out)/'notebooks'/Path(file).with_suffix('.ipynb'), parameters(study, shard), tick)
     if tick: return run(tick)

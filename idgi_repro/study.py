@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'TITLES', 'FORWARD', 'REFERENCE', 'black_of', 'study_maps'
            'plan', 'seconds_per_gradient']
 
 # %% ../nbs/07_study.ipynb #46a00dd7
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -137,7 +137,8 @@ def views(
     device='cpu',   # where to put them
 )->Views:
     "The images in all versions: blurred with radius 20 and saved as JPEG, and re-encoded as JPEG at quality 75, both before resizing."
-    versions = (load_batch(net, items, view).pixels.to(device) for view in (lambda im: im, blurred, lambda im: recompressed(im, quality=75)))
+    onto = lambda pixels: pixels.pin_memory().to(device, non_blocking=True) if torch.device(device).type == 'cuda' else pixels.to(device)
+    versions = (onto(load_batch(net, items, view).pixels) for view in (lambda im: im, blurred, lambda im: recompressed(im, quality=75)))
     masks = [i.mask() for i in items]
     return Views(*versions, [None if m is None else net.crop_mask(m).to(device) for m in masks])
 
@@ -326,11 +327,10 @@ def _loaded(net, data, chosen, at_once, device):
         about = [dict(name=r['name'], label=int(r['label']), target=int(r['target']), prob=float(r['prob_label']), confident=bool(r['confident'])) for r in (part.iloc[i] for i in batch.index)]
         return about, views(net, [items[i] for i in batch.index], device) if about else None, batch.skipped
     with ThreadPoolExecutor(1) as pool:
-        pending = deque()
-        for s in range(0, len(chosen), at_once):
-            pending.append(pool.submit(get, chosen.iloc[s:s+at_once]))
-            if len(pending) > 1: yield pending.popleft().result()
-        while pending: yield pending.popleft().result()
+        ahead = None
+        for s in range(0, len(chosen) + at_once, at_once):
+            ready, ahead = ahead, pool.submit(get, chosen.iloc[s:s+at_once]) if s < len(chosen) else None
+            if ready: yield ready.result()
 
 def run(
     shard:Shard,        # what to compute

@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'WORDS', 'KINDS', 'PACE', 'ROW', 'MAP', 'Study', 'typed', 'read_config', 'configured', 'choice_file',
            'make_choice', 'remarks', 'estimate', 'told', 'parameters', 'pending', 'set_aside']
 
-# %% ../nbs/13_workflow.ipynb #3901c075
+# %% ../nbs/13_workflow.ipynb #d38d387c
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from .gradients import InputError, prepare
 from .models import EMBEDDED, load
 from .study import METHODS, Shard, choose, numerics, plan, results_folder, seconds_per_gradient, stands
 
-# %% ../nbs/13_workflow.ipynb #a6f82a68
+# %% ../nbs/13_workflow.ipynb #79fa4e48
 RULES = ('choose', 'shard', 'report') # of workflow/Snakefile
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Study:
         "The shards of some networks, or of all, in the order in which they are run."
         return plan(networks or self.networks, self.data, self.images, self.methods, self.steps, self.grids, self.shard_size, self.seed, stability=self.stability, references=self.references, exact=self.exact, precision=self.precision)
 
-# %% ../nbs/13_workflow.ipynb #222e8c99
+# %% ../nbs/13_workflow.ipynb #cb2a7e87
 WORDS = {'str': 'a text', 'int': 'a whole number', 'bool': 'true or false', 'dict': 'names with values', 'tuple[str,...]': 'a list of texts', 'tuple[int,...]': 'a list of whole numbers', 'int|None': 'a whole number or nothing'}
 KINDS = {'str': str, 'int': int, 'bool': bool, 'dict': dict}
 
@@ -76,7 +76,7 @@ def typed(
     if not fits: raise InputError(f'{name} is {value!r}; it must be {WORDS[kind]}')
     return tuple(value) if isinstance(value, list) else value
 
-# %% ../nbs/13_workflow.ipynb #f112723d
+# %% ../nbs/13_workflow.ipynb #c009cf58
 def read_config(
     file:str|Path, # YAML
 )->dict:
@@ -94,7 +94,7 @@ def configured(
     if unknown: raise InputError(f'unknown key {unknown[0]!r} in the configuration; known are {", ".join(f.name for f in fields(Study))}')
     return Study(**config)
 
-# %% ../nbs/13_workflow.ipynb #f655175e
+# %% ../nbs/13_workflow.ipynb #983c06c1
 def choice_file(
     study:Study,
     network:str, # one of its networks
@@ -129,11 +129,11 @@ def remarks(
         + [f'{len(unread)} of the images of {study.data} are left out, such as {unread[0][0]}: {unread[0][1]}' for _ in unread[:1]] \
         + [f"{found['name']} classifies {found['images']} images correctly, not {found['wanted']}"]*(found['images'] < found['wanted'])
 
-# %% ../nbs/13_workflow.ipynb #86322835
+# %% ../nbs/13_workflow.ipynb #03802d17
 PACE = {}              # milliseconds per gradient on two CPU cores, by network
 ROW, MAP = 570, 84_000 # bytes of a row in the sample study, and of a kept map
 
-# %% ../nbs/13_workflow.ipynb #297bb467
+# %% ../nbs/13_workflow.ipynb #67f461a6
 def _images(study, network):
     "What is known of a network's choice, and how many images each of its shards has at most."
     file = choice_file(study, network)
@@ -162,7 +162,7 @@ def told(
     "An estimate as text."
     return table.to_string(index=False, na_rep='?', formatters=dict(gradients='{:,}'.format, forwards='{:,}'.format, hours=lambda h: '?' if h != h else f'{h:.2f}', megabytes='{:,.1f}'.format))
 
-# %% ../nbs/13_workflow.ipynb #c885ca54
+# %% ../nbs/13_workflow.ipynb #422db0fd
 def parameters(
     study:Study,
     shard:dict, # fields of a `Shard`

@@ -71,6 +71,5 @@ from idgi_repro.tables import result_files
 a, b = ({f.name: f for f in result_files(Path(sys.argv[1])/where/'results')} for where in ('local', 'slurm'))
 assert a.keys() == b.keys() and len(a) == 8, (sorted(a), sorted(b))
 for name in a: assert pq.read_table(a[name]).equals(pq.read_table(b[name])), f'{name} differs'
-page = [(Path(sys.argv[1])/where/'figures'/'gains.csv') for where in ('local', 'slurm')]
 print(f'{len(a)} result files, {sum(pq.read_metadata(f).num_rows for f in a.values())} rows: equal bit for bit')
 EOF
