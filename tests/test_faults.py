@@ -177,7 +177,7 @@ DAMAGE = dict(empty=lambda b: b'', cut=lambda b: b[:len(b)//2], no_end=lambda b:
 @pytest.mark.parametrize('damage', DAMAGE)
 def test_a_damaged_result_is_computed_again(damage, shard_and_rows, tmp_path):
     shard, good = shard_and_rows
-    file = tmp_path/shard.file(load(shard.network).fingerprint())
+    file = tmp_path/shard.file(load(shard.network).fingerprint(), good['name'].unique())
     write(good.to_dict('records'), dict(), file)
     assert stands(file, False)
     file.write_bytes(DAMAGE[damage](file.read_bytes()))
