@@ -25,7 +25,7 @@ from .metrics import step_lengths
 from .models import Network, load
 from .paths import BlurPath, StraightPath
 from .study import METHODS, TITLES, study_maps
-from .tables import KINDS, METRICS, NOT_RUN, PAIRED, Table, interval, pairs, present, values
+from .tables import KEY, KINDS, METRICS, NOT_RUN, PAIRED, Table, column_of, interval, pairs, present, values
 from .theory import construction, landscape
 
 # %% ../nbs/09_figures.ipynb #8a69ba5a
@@ -108,11 +108,15 @@ def _both_sides(ax, unit):
 # %% ../nbs/09_figures.ipynb #83af9015
 def _ran(rows, metrics=METRICS):
     "Those of the metrics that the rows hold a value of."
-    return [m for m in metrics if (c := METRICS[m].column or m) in rows and rows[c].notna().any()]
+    return [m for m in metrics if (c := column_of(m)) in rows and rows[c].notna().any()]
+
+def _only(rows, metrics):
+    "The rows with nothing but what the metrics need: a wide frame takes long to cut."
+    return rows.filter([*dict.fromkeys([*KEY, *map(column_of, metrics)])])
 
 def _looks(rows):
     "The looks of the maps that the rows hold, by method and rule."
-    found = {*zip(rows.method, rows.rule)}
+    found = {*rows[['method', 'rule']].drop_duplicates().itertuples(index=False, name=None)}
     return {(m, r): _look(COLOURS[m], MARKERS[m], r) for m, r in KINDS if (m, r) in found}
 
 def _axis(metric):
@@ -126,9 +130,9 @@ def _said(ax):
 
 def _by_steps(ax, rows, metric, looks, base=None):
     "A metric by number of steps, each map beside the last, with intervals; with `base`, rows that are alike line by line, the difference from it."
-    statistic, v = METRICS[metric].statistic, values(rows, metric)
+    statistic, v, by = METRICS[metric].statistic, values(rows, metric), ['method', 'rule', 'steps']
     w = None if base is None else values(base, metric)
-    groups = rows.reset_index(drop=True)[present(v) & (True if base is None else present(w))].groupby(['method', 'rule', 'steps']).groups
+    groups = rows[by].reset_index(drop=True)[present(v) & (True if base is None else present(w))].groupby(by).groups
     for i, (kind, look) in enumerate(looks.items()):
         found = [(n*2**(.11*(i - (len(looks) - 1)/2)), v[at], None if base is None else w[at]) for (*k, n), at in groups.items() if tuple(k) == kind]
         if not found: continue
@@ -153,7 +157,7 @@ def curves(
     grid:str='closed', # 'closed' or 'study'
 )->Figure:
     "One metric against the number of steps, a panel for each network, with 95 % intervals."
-    rows = rows[rows.grid == grid]
+    rows = _only(rows, [metric])[rows.grid == grid]
     names, looks = sorted(rows.network.unique()), _looks(rows)
     fig, axes = _panels(len(names), 4, 2.6, 2.3)
     for i, (ax, name) in enumerate(zip(axes, names)):
@@ -178,7 +182,7 @@ def six_metrics(
     grid:str='closed', # 'closed' or 'study'
 )->Figure:
     "The paper's six metrics against the number of steps for one network, with 95 % intervals."
-    rows = rows[(rows.grid == grid) & (rows.network == network)]
+    rows = _only(rows, PAPER)[(rows.grid == grid) & (rows.network == network)]
     metrics, looks = _ran(rows, PAPER), _looks(rows)
     fig, axes = _panels(len(metrics), 3, 2.6, 2.2)
     for ax, metric in zip(axes, metrics):
@@ -195,8 +199,8 @@ def information_plot(
     grid:str='closed', # 'closed' or 'study'
 )->Figure:
     "Median (SIC) or mean (AIC) curve over images at the largest number of steps, a panel for each network."
-    rows, column = rows[rows.grid == grid], f'{metric}_curve'
-    rows = rows[rows.steps == rows.steps.max()]
+    column, on = f'{metric}_curve', rows.grid == grid
+    rows = rows[on & (rows.steps == rows.steps[on].max())]
     names, looks, (middle, what) = sorted(rows.network.unique()), _looks(rows), (np.median, 'median probability') if metric.startswith('sic') else (np.mean, 'mean accuracy')
     found = {k: middle(np.stack(c), 0) for k, c in rows[rows[column].notna()].groupby(['network', 'method', 'rule'])[column]}
     x, start = np.linspace(0, 1, 101), np.floor(10*min([np.argmax(c > .02)/100 for c in found.values()], default=0))/10 # where the first curve rises
@@ -251,7 +255,7 @@ def grid_plot(
 )->Figure:
     "Study grid minus closed grid against the number of steps, with paired 95 % intervals, a panel for each metric and network."
     metrics, looks, names = _ran(rows, metrics), _looks(rows), sorted(rows.network.unique())
-    closed, study = pairs(rows, 'grid', 'closed', 'study')
+    closed, study = pairs(_only(rows, metrics), 'grid', 'closed', 'study')
     fig, axes = _panels(len(metrics)*len(names), min(len(names), 3), 3.3, 2.3)
     for ax, (metric, name) in zip(axes, product(metrics, names)):
         here = (study.network == name).to_numpy()

@@ -5,22 +5,27 @@
 # %% auto #0
 __all__ = ['SCORES', 'EFFECTS', 'KEY', 'METRICS', 'KINDS', 'NOT_RUN', 'NO_MASKS', 'PAPERS', 'WIDE', 'LONG', 'REASONS', 'PAIRED',
            'V1', 'WHO', 'RAISES', 'LOWERS', 'RESIDUAL', 'WEIGHTS', 'SENSITIVE', 'CLAIMS', 'MIN_IMAGES', 'simulate',
-           'result_files', 'read', 'mean', 'mean_size', 'median_area', 'Metric', 'values', 'present', 'Table',
-           'study_name', 'network_names', 'estimates', 'without_masks', 'reported', 'table', 'by_steps', 'exclusions',
-           'resamples', 'draws', 'interval', 'pairs', 'gains', 'grids', 'Sample', 'gain', 'lower', 'moved', 'plain',
-           'is_residual', 'everyone', 'as_studied', 'residuals', 'both_weights', 'average', 'positive', 'lowered',
-           'sizes', 'shares', 'residual', 'reweighted', 'Claim', 'verdict', 'claims', 'verdicts', 'all_tables']
+           'result_files', 'read', 'mean', 'mean_size', 'median_area', 'Metric', 'column_of', 'values', 'present',
+           'Table', 'study_name', 'network_names', 'estimates', 'without_masks', 'reported', 'table', 'by_steps',
+           'exclusions', 'resamples', 'draws', 'interval', 'pairs', 'gains', 'grids', 'Sample', 'gain', 'lower',
+           'moved', 'plain', 'is_residual', 'everyone', 'as_studied', 'residuals', 'both_weights', 'average',
+           'positive', 'lowered', 'sizes', 'shares', 'residual', 'reweighted', 'Claim', 'verdict', 'claims', 'verdicts',
+           'all_tables']
 
 # %% ../nbs/08_tables.ipynb #9c55a59b
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from html import escape
 from itertools import product
 from pathlib import Path
 from typing import Callable, NamedTuple
-import json, re
+import json, re, warnings
 
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
+from pyarrow import dataset
 
 from .data import slug
 from .gradients import InputError
@@ -76,32 +81,68 @@ def simulate(
     seed:int=0,              # of everything
     effects=dict(),          # entries of `EFFECTS` to replace
     without=(),              # columns to leave out
+    shards:int=1,            # files per network and grid, each with some of the images
+    version:str='0.1.0',     # what the manifest says
 ):
-    "Writes made-up results with known effects, a shard per network and grid, as `study.run` writes real ones."
+    "Writes made-up results with known effects, as `study.run` writes real ones."
     folder.mkdir(parents=True, exist_ok=True)
     for network, grid in product(networks, grids):
         rows = _made_up(network, grid, images, steps, methods, seed, EFFECTS | effects).assign(network=network, data=data).drop(columns=list(without))
-        shard = dict(network=network, data=data, methods=methods, steps=steps, grid=grid, start=0, stop=images, images=images, seed=seed)
-        manifest = dict(shard=shard, version='0.1.0', torch='2.11', device='cpu', seconds=12.5, weights='made-up', skipped=skipped, failed=[])
-        table = pa.Table.from_pandas(rows, preserve_index=False)
-        pq.write_table(table.replace_schema_metadata({b'idgi_repro': json.dumps(manifest).encode()}), folder/f'{slug(network)}-{grid}.parquet')
+        table, edges = pa.Table.from_pandas(rows, preserve_index=False), np.linspace(0, images, shards + 1).astype(int).tolist()
+        for start, stop in zip(edges, edges[1:]):
+            shard = dict(network=network, data=data, methods=methods, steps=steps, grid=grid, start=start, stop=stop, images=images, seed=seed)
+            manifest = dict(shard=shard, version=version, torch='2.11', device='cpu', seconds=12.5, weights='made-up', skipped=skipped, failed=[])
+            part = table.slice(start*len(rows)//images, (stop - start)*len(rows)//images).replace_schema_metadata({b'idgi_repro': json.dumps(manifest).encode()})
+            pq.write_table(part, folder/(f'{slug(network)}-{grid}' + f'-{start:05d}'*(shards > 1) + '.parquet'), compression='zstd')
 
 # %% ../nbs/08_tables.ipynb #63620fc3
 KEY = ['network', 'data', 'name', 'target', 'method', 'rule', 'steps', 'grid'] # what a row is about
 
 # %% ../nbs/08_tables.ipynb #b7b89344
-def _shard(
+_wrong = (pa.ArrowException, OSError, ValueError, KeyError, TypeError) # what a file that is no shard raises
+_why = lambda e: f'{type(e).__name__}: {" ".join(str(e).split())}'
+
+def _footer(
     file:Path, # a shard's Parquet file
-)->tuple[pd.DataFrame,dict]: # its rows and its manifest
-    "One shard. Raises `InputError` if it is damaged or something else."
+)->tuple|str:  # schema, number of rows and manifest; or why there are none
+    "What stands at the end of a shard's file."
     try:
-        with pq.ParquetFile(file) as f: table = f.read()
-        manifest = json.loads((table.schema.metadata or {})[b'idgi_repro'])
-        missing = sorted({*KEY} - {*table.column_names})
-        if missing: raise KeyError(f'no column {", ".join(missing)}')
-    except (pa.ArrowException, OSError, ValueError, KeyError) as e:
-        raise InputError(f'{file} is damaged or no result of this study ({type(e).__name__}: {" ".join(str(e).split())}); delete it and run the study again, which computes only what is missing') from e
-    return table.to_pandas(), manifest
+        with pq.ParquetFile(file) as f: schema, n = f.schema_arrow, f.metadata.num_rows
+        manifest = json.loads((schema.metadata or {})[b'idgi_repro'])
+        if missing := sorted({*KEY} - {*schema.names}): raise KeyError(f'no column {", ".join(missing)}')
+        manifest['shard']['data'], manifest['shard']['grid']
+    except _wrong as e: return _why(e)
+    return schema.remove_metadata(), n, manifest
+
+# %% ../nbs/08_tables.ipynb #6d9ca7e3
+def _schema(
+    schemas, # of the shards
+):           # one with all columns
+    "The columns of all shards, texts and curves each in one type."
+    whole = pa.unify_schemas([*dict.fromkeys(schemas)], promote_options='permissive')
+    return pa.schema([f.with_type(pa.large_string()) if pa.types.is_string(f.type) else f for f in whole])
+
+def _scan(
+    files,  # shards' Parquet files
+    schema, # of all
+    n:int,  # how many rows they have
+)->pd.DataFrame: # in the order of the files
+    "One pass over the shards, some hundred at a time, since the end of every file of a scan is held until it is over. A curve is a view of a row of the matrix that its column fills, and None where there is none."
+    lists = [f.name for f in schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
+    files, checked, curves, there, rest, at = [*map(str, files)], dataset.ParquetFragmentScanOptions(pre_buffer=False, page_checksum_verification=True), {}, {c: np.zeros(n, bool) for c in lists}, [], 0
+    for start in range(0, len(files), 256):
+        table = dataset.dataset(files[start:start + 256], schema, format='parquet').to_table(fragment_scan_options=checked).combine_chunks()
+        here = slice(at, at := at + len(table))
+        for c in lists:
+            there[c][here] = has = table[c].is_valid().to_numpy()
+            if not has.any(): continue
+            found = table[c].combine_chunks().flatten().to_numpy(False).reshape(has.sum(), -1)
+            if c not in curves: curves[c] = np.empty((n, found.shape[1]), found.dtype)
+            curves[c][here][has] = found
+        rest.append(table.drop_columns(lists))
+    rows = pa.concat_tables(rest).combine_chunks().to_pandas()
+    for c in lists: rows[c] = pd.Series([*curves[c]], dtype=object).where(there[c], None) if c in curves else np.full(n, None)
+    return rows[schema.names]
 
 # %% ../nbs/08_tables.ipynb #b41caa2c
 def result_files(
@@ -110,18 +151,72 @@ def result_files(
     "The shards' files in a folder and its subfolders, without selections, maps and what is still being written."
     return sorted(p for p in folder.rglob('*.parquet') if not p.name.startswith(('.', 'select-', 'maps-')))
 
+def _damaged(file):
+    "Why a file cannot be read, which its end did not tell; or nothing."
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as f: _scan([file], f.schema_arrow.remove_metadata(), f.metadata.num_rows)
+    except _wrong as e: return _why(e)
+
+def _read(files):
+    "All rows, in the order of the files; the manifests, each with its number of rows as `n`; and why the others cannot be read, by file."
+    with ThreadPoolExecutor() as pool: found = dict(zip(files, pool.map(_footer, files)))
+    bad = {f: v for f, v in found.items() if isinstance(v, str)}
+    good = {f: v for f, v in found.items() if f not in bad and v[1]}
+    if not good: return None, {}, bad
+    try: rows = _scan(good, _schema(s for s, *_ in good.values()), sum(n for _, n, _ in good.values()))
+    except _wrong:                     # which of them it was, only reading each of them tells
+        more = {f: why for f in good if (why := _damaged(f))}
+        if not more: raise
+        rows, good, less = _read([f for f in good if f not in more])
+        return rows, good, bad | more | less
+    return rows, {f: dict(m, n=n) for f, (_, n, m) in good.items()}, bad
+
+# %% ../nbs/08_tables.ipynb #c09d217d
+_made_by = lambda m: {k: str(m[k]) for k in ('version', 'numerics', 'weights') if m.get(k) is not None} # what rows depend on beside what was asked for
+
+def _once(rows, shard, manifests):
+    "Which rows count: one of those about the same; `shard` is the position of a row's manifest."
+    twice = rows.duplicated(KEY, keep=False).to_numpy()
+    by_name = sorted(range(len(manifests)), key=lambda i: [*_made_by(manifests[i]).values()])
+    newest = sorted(by_name, key=lambda i: [*map(int, re.findall(r'\d+', manifests[i].get('version', '')))], reverse=True)
+    place = np.argsort(newest)[shard[twice]]
+    order = np.lexsort((place, -rows[twice].notna().sum(axis=1)))
+    keep = ~twice
+    keep[np.flatnonzero(twice)[order]] = ~rows.loc[twice, KEY].iloc[order].duplicated()
+    return keep
+
+def _mixed(manifests):
+    "Notes on networks whose rows on one data set and grid do not all come from the same code and weights."
+    groups, found = {}, {}
+    for m in manifests: groups.setdefault((m['network'], m['shard']['data'], m['shard']['grid']), Counter())[tuple(_made_by(m).items())] += 1
+    for where, made in sorted(groups.items()):
+        if len(made) == 1: continue
+        same = set.intersection(*map(set, made))
+        what = '; '.join(f'{", ".join(f"{k} {v}" for k, v in by if (k, v) not in same) or "unknown"} ({n} file{"s"*(n > 1)})' for by, n in sorted(made.items()))
+        found.setdefault(what, []).append('{} on {}, {} grid'.format(*where))
+    return [f'These results are mixed, {what}: {"; ".join(where)}. Of rows about the same the fuller one counts, else that of the newest version. For results of one kind, delete the other files and run the study again, which computes only what is missing.' for what, where in found.items()]
+
+# %% ../nbs/08_tables.ipynb #c4e918cc
 def read(
     folder:str|Path, # results of a study, searched with its subfolders
-)->tuple[pd.DataFrame,list[dict]]: # rows, one per image and map; the shards' manifests, each with its network's name and its file
-    "All results in a folder. Raises `InputError` if there is no such folder, nothing in it, or a damaged file."
+    notes:list|None=None, # where it is put what a reader must know; None: a damaged file is an error, anything else a warning
+)->tuple[pd.DataFrame,list[dict]]: # rows, one per image and map; the manifests of the shards they are from, each with its network's name and its file
+    "All results in a folder. Raises `InputError` if there is no such folder, nothing in it that can be read, or, without `notes`, a damaged file."
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise InputError(f'there is no results folder {str(folder)!r}; run the study first, or give the folder that it wrote to')
-    shards = [(p.relative_to(folder), *_shard(p)) for p in result_files(folder)]
-    shards = [s for s in shards if len(s[1])]
+    rows, shards, bad = _read(result_files(folder))
+    damaged = [f'{f} is damaged or no result of this study ({why}); delete it and run the study again, which computes only what is missing' for f, why in sorted(bad.items())]
+    if damaged and (notes is None or not shards): raise InputError('\n'.join(damaged))
     if not shards: raise InputError(f'{str(folder)!r} holds no results (no *.parquet file with rows); run the study first, or give the folder that it wrote to')
-    rows = pd.concat([r for _, r, _ in shards], ignore_index=True)
-    rows = rows.loc[rows.notna().sum(axis=1).sort_values(ascending=False, kind='stable').index].drop_duplicates(KEY)      # of two about the same the fuller one, such as that with stability
-    manifests = [dict(m, network=r.network.iloc[0], file=f.as_posix()) for f, r, m in shards]
+    sizes = [m.pop('n') for m in shards.values()]
+    first, shard = np.cumsum([0, *sizes[:-1]]), np.repeat(np.arange(len(sizes)), sizes)
+    manifests = [dict(m, network=network, file=f.relative_to(folder).as_posix()) for (f, m), network in zip(shards.items(), rows.network.iloc[first])]
+    keep = _once(rows, shard, manifests)
+    rows, manifests = rows if keep.all() else rows[keep], [manifests[i] for i in np.unique(shard[keep])]
+    said = [f'Left out: {d}.' for d in damaged] + _mixed(manifests)
+    if notes is None:
+        for s in said: warnings.warn(s)
+    else: notes += said
     return rows.sort_values(KEY, ignore_index=True), manifests
 
 # %% ../nbs/08_tables.ipynb #6cda2c0b
@@ -142,14 +237,21 @@ def mean_size(
 # %% ../nbs/08_tables.ipynb #e079ddfc
 def _medians(curves, counts):
     "Medians (points, R) of n curves for each column of the (n, R) counts; NaN where a column is empty."
-    counts = counts.astype(np.int16 if len(curves) < 2**14 else np.int32)
-    total, reached = counts.sum(0, dtype=counts.dtype), np.zeros((curves.shape[1], counts.shape[1]), counts.dtype)
-    low, high = reached.copy(), reached.copy()                       # ranks of the two in the middle
-    for images in curves.argsort(0):                                 # at every point the lowest, then the second, ...
-        reached += counts[images]
-        low += reached < (total + 1)//2
-        high += reached < total//2 + 1
-    at = lambda rank: np.take_along_axis(np.sort(curves.T), np.minimum(rank, len(curves) - 1), 1)
+    n, whole = len(curves), np.int16 if len(curves) < 2**14 else np.int32
+    order, counts = curves.argsort(0), counts.astype(whole)
+    total = counts.sum(0, dtype=whole)
+    middle, even, sign = (total + 1)//2, 1 - total%2, 8*counts.itemsize - 1   # shifted by `sign` a number is -1 below zero, else 0: far faster than to compare and add
+    first, lowest = max(0, int(n/2 - 2.5*n**.5)), np.zeros((curves.shape[1], n), np.float32)
+    np.put_along_axis(lowest, order[:first].T, 1, 1)
+    past = (lowest @ counts.astype(np.float32)).astype(whole) - middle                # how far the count is past the middle
+    if (past >= 0).any(): first, past = 0, np.tile(-middle, (curves.shape[1], 1))
+    low, high = np.full_like(past, first), np.full_like(past, first) # ranks of the two in the middle
+    for images in order[first:]:                                     # at every point the lowest, then the second, ...
+        past += counts[images]
+        low -= past >> sign
+        high -= (past - even) >> sign
+        if past.min() > 0: break
+    at = lambda rank: np.take_along_axis(curves, np.take_along_axis(order, np.minimum(rank, n - 1).T, 0), 0).T
     return np.where(total, (at(low) + at(high))/2, np.nan)
 
 def median_area(
@@ -199,15 +301,21 @@ NOT_RUN, NO_MASKS = 'not run', 'no masks' # what a cell without a number says
 PAPERS = [*SCORES, 'stability'] # of which the paper has a table of networks by methods
 
 # %% ../nbs/08_tables.ipynb #55e604fa
+def column_of(
+    metric:str, # a key of `METRICS`, or another column of numbers
+)->str:
+    "The column that a metric's statistic takes."
+    return METRICS[metric].column or metric if metric in METRICS else metric
+
 def values(
     rows:pd.DataFrame, # from `read`
     metric:str,        # a key of `METRICS`, or another column of numbers
 )->np.ndarray:         # (n,), or (n, points) for curves; NaN where it was not run or is not finite
     "What a metric's statistic takes, for each row."
-    column = rows.get(METRICS[metric].column or metric if metric in METRICS else metric)
+    column = rows.get(column_of(metric))
     if column is None or not (there := column.notna().to_numpy()).any(): return np.full(len(rows), np.nan)
     found = column.to_numpy()[there]
-    found = (np.stack(found) if found.dtype == object else found).astype(float)
+    found = (np.concatenate(found).reshape(len(found), -1) if found.dtype == object else found).astype(float)
     out = np.full((len(rows), *found.shape[1:]), np.nan)
     out[there] = np.where(np.isfinite(found), found, np.nan)
     return out
@@ -319,9 +427,11 @@ def estimates(
     metric:str,        # a key of `METRICS`
 )->tuple[dict,dict]:   # statistic and number of images by group; only groups that have a value
     "A metric's statistic over the images of each group."
-    v = values(rows, metric)
-    groups = {k: g for k, i in rows.groupby(by).indices.items() if len(g := v[i][present(v[i])])}
-    return {k: float(METRICS[metric].statistic(g)) for k, g in groups.items()}, {k: len(g) for k, g in groups.items()}
+    column, number, count = rows.filter([column_of(metric)]), {}, {}
+    for k, i in rows.groupby(by).indices.items():
+        v = values(column.iloc[i], metric)
+        if n := int(present(v).sum()): number[k], count[k] = float(METRICS[metric].statistic(v[present(v)])), n
+    return number, count
 
 # %% ../nbs/08_tables.ipynb #5945d049
 def without_masks(
@@ -350,9 +460,9 @@ def table(
     grid:str='closed',  # 'closed' or 'study'
 )->Table:               # a row per network
     "A metric over images, network by method without and with IDGI."
-    m, here = METRICS[metric], rows[rows.grid == grid]
-    if steps is None: steps = here.steps.max()
-    number, count = reported(here[here.steps == steps], ['network', 'method', 'rule'], metric)
+    m = METRICS[metric]
+    if steps is None: steps = rows.steps[rows.grid == grid].max()
+    number, count = reported(rows[(rows.grid == grid) & (rows.steps == steps)], ['network', 'method', 'rule'], metric)
     frame = pd.DataFrame([{'network': n, **{TITLES[k]: number.get((n, *k), np.nan) for k in KINDS}, 'images': _images(count.get((n, *k)) for k in KINDS)} for n in network_names(rows)])
     paper = f"One of the paper's seventeen tables: {m.title} by network and method, without and with IDGI." if metric in PAPERS else 'Not in the paper.'
     return Table(f'{m.title}, {steps} steps, {grid} grid', ' '.join(filter(None, ['Number of maps.' if m.counted else m.statistic.__doc__, f'{m.better.capitalize()}.', m.note, paper])), frame)
@@ -406,6 +516,15 @@ def draws(
     return np.stack([np.bincount(rng.integers(images, size=images), minlength=images).astype(np.int16) for _ in range(times)], 1)
 
 # %% ../nbs/08_tables.ipynb #03be650e
+_known = {}
+
+def _drawn(values, statistic, times, seed):
+    "A statistic in every draw. That of curves takes long, and other tables and figures ask for it again: it is kept."
+    if values.ndim == 1: return statistic(values, draws(len(values), times, seed))
+    key = statistic, times, seed, values.shape, blake2b(values).digest()
+    if key not in _known: _known[key] = statistic(values, draws(len(values), times, seed))
+    return _known[key]
+
 def interval(
     values,         # (n, ...) one per image, as `statistic` takes them
     statistic:Callable=mean, # `mean`, `mean_size` or `median_area`
@@ -417,8 +536,8 @@ def interval(
     both = [np.asarray(v, float) for v in (values, base) if v is not None]
     keep = np.logical_and.reduce([*map(present, both)])
     if keep.sum() < 2: return np.nan, np.nan
-    counts = draws(int(keep.sum()), times or resamples(keep.sum(), both[0][0].size), seed)
-    found, *less = (statistic(v[keep], counts) for v in both)
+    times = times or resamples(keep.sum(), both[0][0].size)
+    found, *less = (_drawn(v[keep], statistic, times, seed) for v in both)
     return tuple(np.quantile(found - sum(less), [.025, .975]).tolist())
 
 # %% ../nbs/08_tables.ipynb #ccda2dc8
@@ -440,13 +559,13 @@ def _compare(rows, column, base, other, by, keys):
     a, b = pairs(rows, column, base, other)
     groups, lines = a.groupby(by).indices, []
     for metric, m in METRICS.items():
-        va, vb = values(a, metric), values(b, metric)
-        both, none = present(va) & present(vb), without_masks(a, by, metric)
+        columns, none = [f.filter([column_of(metric)]) for f in (a, b)], without_masks(a, by, metric)
         for k in keys:
-            i = groups.get(k, np.array([], int))
-            i = i[both[i]]
-            low, high = interval(vb[i], m.statistic, va[i]) if len(i) > 1 else ['undefined' if len(i) else none.get(k, np.nan)]*2
-            lines.append(dict(zip(by, k)) | dict(metric=m.title, difference=m.statistic(vb[i]) - m.statistic(va[i]) if len(i) else low, low=low, high=high, images=_images([len(i) or none.get(k)])))
+            va, vb = (values(c.iloc[groups.get(k, [])], metric) for c in columns)
+            both = present(va) & present(vb)
+            va, vb, n = va[both], vb[both], int(both.sum())
+            low, high = interval(vb, m.statistic, va) if n > 1 else ['undefined' if n else none.get(k, np.nan)]*2
+            lines.append(dict(zip(by, k)) | dict(metric=m.title, difference=m.statistic(vb) - m.statistic(va) if n else low, low=low, high=high, images=_images([n or none.get(k)])))
     return pd.DataFrame(lines)
 
 # %% ../nbs/08_tables.ipynb #0654cfc2
@@ -459,9 +578,8 @@ def gains(
     grid:str='closed',  # 'closed' or 'study'
 )->Table:               # a row per network, method and metric
     "With IDGI minus without."
-    here = rows[rows.grid == grid]
-    if steps is None: steps = here.steps.max()
-    frame = _compare(here[here.steps == steps], 'rule', 'riemann', 'idgi', ['network', 'method'], [*product(network_names(rows), METHODS)])
+    if steps is None: steps = rows.steps[rows.grid == grid].max()
+    frame = _compare(rows[(rows.grid == grid) & (rows.steps == steps)], 'rule', 'riemann', 'idgi', ['network', 'method'], [*product(network_names(rows), METHODS)])
     frame['method'] = [TITLES[m, 'riemann'] for m in frame.method]
     return Table(f'Gain by IDGI, {steps} steps, {grid} grid', f'With IDGI minus without. {PAIRED}', frame, '+')
 
@@ -488,14 +606,15 @@ class Sample:
         self.where = self.rows.groupby(['network', 'method', 'rule', 'steps']).indices
         n, most = self.image.max() + 1, max(map(len, self.where.values()))
         self.counts = np.hstack([np.ones((n, 1), np.int16), draws(int(n), resamples(most, 101))]) # the first column is the images as they are
-        self.values = lru_cache(lambda metric: values(self.rows, metric))
+        self.column = lru_cache(lambda metric: self.rows.filter([column_of(metric)]))
         self.drawn = lru_cache(None)(lambda measure, metric, *cell: measure(self, metric, *cell))
 
     def scores(self, metric, network, method, rule, steps):
         "A metric's values (images, ...), NaN where there are none."
-        v, i = self.values(metric), self.where.get((network, method, rule, steps), [])
+        i = self.where.get((network, method, rule, steps), [])
+        v = values(self.column(metric).iloc[i], metric)
         out = np.full((len(self.counts), *v.shape[1:]), np.nan)
-        out[self.image[i]] = v[i]
+        out[self.image[i]] = v
         return out
 
     def draw(self, measure, statistic, *scores):

@@ -169,7 +169,7 @@ def test_the_shard_notebook_states_the_types_of_a_shard():
 
 @pytest.mark.parametrize('value, kinds', [
     ('x', 'str'), ('é', 'str'), ('a\0b', ''), ('a\udcff', ''), (b'x', ''), (Path('x'), ''), (None, 'Optional[int]'), (0, 'int Optional[int]'), (-3, 'int Optional[int]'), (True, 'bool'), (False, 'bool'), (1., ''), (np.int64(3), ''), (np.bool_(True), ''), (np.float32(1), ''),
-    ([], 'list[str] list[int]'), (['a'], 'list[str]'), (('a', 'b'), 'list[str]'), ([1], 'list[int]'), ((2, 3), 'list[int]'), (['a', 1], ''), ([True], ''), ([1.], ''), ([None], ''), (['a\0'], ''), ([['a']], ''), ({'a': 1}, ''), ({1}, ''), (print, '')], ids=ascii)
+    ([], 'list[str] list[int]'), (['a'], 'list[str]'), (('a', 'b'), 'list[str]'), ([1], 'list[int]'), ((2, 3), 'list[int]'), (['a', 1], ''), ([True], ''), ([1.], ''), ([None], ''), (['a\0'], ''), ([['a']], ''), ({'a': 1}, 'dict'), ({1}, ''), (print, '')], ids=ascii)
 def test_the_kinds_of_a_value(value, kinds):
     for kind in KINDS:
         if kind in kinds.split(): check_kind('p', value, kind)
