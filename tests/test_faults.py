@@ -97,7 +97,7 @@ def _write_and_die(folder, line):
     seen, code = 0, {f.__code__ for f in (images_room._claim, images_room._sweep, images_room.whole.__wrapped__, room._written)}
     def at_line(frame, event, _):
         nonlocal seen
-        if frame.f_code not in code: return None
+        if frame.f_code not in code and frame.f_code.co_name not in ('write_bytes', 'write_text', 'copyfile', 'copyfileobj'): return None
         if event == 'line':
             seen += 1
             if seen == line: os.kill(os.getpid(), signal.SIGKILL)
@@ -291,9 +291,9 @@ def test_a_full_disk(which, tmp_path, monkeypatch):
     assert stands(run(shard, tmp_path, keep_maps=True), True) and other.read_bytes() == before[other]
 
 
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_a_full_disk_is_found_before_the_work(tmp_path, monkeypatch):
-    def full(**_): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(room.tempfile, 'TemporaryFile', full)
+    monkeypatch.setattr(room.tempfile, 'TemporaryFile', lambda **_: open('/dev/full', 'wb'))
     monkeypatch.setattr(room, 'load', lambda *_: pytest.fail('the network was loaded'))
     with pytest.raises(InputError, match='cannot be written to.*No space left.*make room'): run(Shard(**TINY, stop=1, images=1), tmp_path)
 
