@@ -215,7 +215,7 @@ def picture(table, scales, title):
         ax.barh(y, part.ratio, color=colour, height=.55, xerr=[part.ratio - part.low, part.high - part.ratio], error_kw=dict(lw=1, capsize=2))
         for i, (r, w) in zip(y, zip(part.ratio, part.wanted)):
             ax.text(part.high.max()*1.03, i, f'{r:.2f}' + (f'  (wanted {w})' if w else ''), va='center', fontsize=7.5)
-        ax.set(yticks=list(y), yticklabels=part.what, xlabel=label, xlim=(0, part.high.max()*1.75))
+        ax.set(yticks=list(y), yticklabels=part.what, xlabel=label, xlim=(0, part.high.max()*2))
         ax.axvline(1, color='k', lw=.8)
         ax.grid(axis='y', visible=False)
     by_n = scales[scales.by == 'n']
@@ -224,6 +224,15 @@ def picture(table, scales, title):
     axes[2].minorticks_off()
     fig.suptitle(title, fontsize=9)
     return fig
+
+def title(on): return f'{on["device"]}; torch {on["torch"]}; MobileNetV2, 224 pixels'
+
+def report(table, scales, on, rounds, points):
+    "All that was measured, as Markdown."
+    by_n = scales[scales.by == 'n']
+    return '\n'.join([f'# Benchmarks\n\n{title(on)}; {rounds} rounds, batches of {points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios are medians of the rounds\', with their smallest and largest; what is `over the floor` has twice the rounds, and other packages run in a process of their own.\n',
+        table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}, 8 points per pass: {by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]:.3f} (wanted ≤ 1.05).\n', scales.to_markdown(index=False, floatfmt='.1f'),
+        '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n'])
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,19 +253,14 @@ def main():
     lines = [*floors(net, x, c, black, 2*rounds-1, n, a.points, a.device), *peers(net, x, c, black, max(1, rounds-2), n//2, a.points, a.device), *scoring(net, x[:2], pixels[:2], c[:2], black, rounds, a.points, a.device),
              *whole(net, items[:2], c[:2], 1, (2, 4) if a.quick else (8, 16, 32, 64, 128), a.points, a.device)]
     table, scales, on = pd.DataFrame(lines), pd.DataFrame(scale(a.device, a.quick, a.points)), machine(a.device)
-    by_n = scales[scales.by == 'n']
-    growth = by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]
+    text = report(table, scales, on, rounds, a.points)
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    title = f'{on["device"]}; torch {on["torch"]}; MobileNetV2, 224 pixels'
-    text = [f'# Benchmarks\n\n{title}; {rounds} rounds, batches of {a.points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios are medians of the rounds\', with their smallest and largest; what is `over the floor` has twice the rounds, and other packages run in a process of their own.\n',
-            table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}: {growth:.3f} (wanted ≤ 1.05).\n', scales.to_markdown(index=False, floatfmt='.1f'),
-            '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n']
     name = 'cuda' if a.device == 'cuda' else 'cpu'
-    (out/f'{name}.md').write_text('\n'.join(text))
-    (out/f'{name}.json').write_text(json.dumps(dict(machine=on, table=lines, scales=scales.to_dict('records'), memory_growth=growth), indent=1) + '\n')
-    fig = picture(table, scales, title)
+    (out/f'{name}.md').write_text(text)
+    (out/f'{name}.json').write_text(json.dumps(dict(machine=on, table=lines, scales=scales.to_dict('records')), indent=1) + '\n')
+    fig = picture(table, scales, title(on))
     for f in ('png', 'svg'): fig.savefig(out/f'{name}.{f}', dpi=150)
-    print('\n' + '\n'.join(text))
+    print('\n' + text)
 
 if __name__ == '__main__': main()
