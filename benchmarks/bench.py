@@ -10,7 +10,6 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 import numpy as np, pandas as pd, torch
-from PIL import Image
 from pytorch_msssim import ms_ssim
 from torch import nn
 
@@ -38,22 +37,26 @@ def photographs(net, count, device):
     items = (items*count)[:count]
     return items, load_batch(net, items).pixels.to(device)
 
-def subjects(net, count, device):
+def subjects(net, pixels):
     "Normalised photographs, the classes that the network sees, and the black image."
-    _, pixels = photographs(net, count, device)
     x = net.normalize(pixels)
     return x, predict(net.module, x).argmax(1), black_of(net, pixels)
 
 def wait(device):
     if device == 'cuda': torch.cuda.synchronize()
 
+def seconds(f, device):
+    "How long `f` takes, or what it says that it took elsewhere."
+    wait(device); start = time.perf_counter(); told = f(); wait(device)
+    return told if isinstance(told, float) else time.perf_counter() - start
+
 def turns(contenders, rounds, device='cpu'):
-    "Seconds of every contender in every round, run in turns after one round to warm up. One that runs elsewhere returns its seconds."
+    "Seconds of every contender in every round, run in turns after one round to warm up."
     times = {k: [] for k in contenders}
     for r in range(rounds + 1):
         for k, f in contenders.items():
-            wait(device); start = time.perf_counter(); told = f(); wait(device)
-            if r: times[k].append(told if isinstance(told, float) else time.perf_counter() - start)
+            took = seconds(f, device)
+            if r: times[k].append(took)
         print('.', end='', file=sys.stderr, flush=True)
     return times
 
@@ -109,11 +112,10 @@ def others(net, x, c, black, n, batch):
 def other(device, n, batch, B):
     "A process for the other packages alone, so that they run as their users run them: takes a name a line, answers with seconds."
     net = network(device)
-    x, c, black = subjects(net, B, device)
+    x, c, black = subjects(net, photographs(net, B, device)[1])
     known = others(net, x, c, black, n, batch)
     for line in sys.stdin:
-        wait(device); start = time.perf_counter(); known[line.strip()](); wait(device)
-        print(time.perf_counter() - start, flush=True)
+        print(seconds(known[line.strip()], device), flush=True)
 
 def peers(net, x, c, black, rounds, n, batch, device):
     "(b) Each method against the others', in turns, each package in its own process."
@@ -183,11 +185,9 @@ def one(n, B, side, device, batch):
     x, c = net.normalize(pixels), torch.arange(B, device=device)
     model = prepare(net.module, x[:2])
     attribute(model, x, c, StraightPath(black_of(net, pixels)), (min(n, max(1, batch//B)),), batch_size=batch)
-    wait(device); start = time.perf_counter()
-    attribute(model, x, c, StraightPath(black_of(net, pixels)), (n,), batch_size=batch)
-    wait(device)
+    took = seconds(lambda: attribute(model, x, c, StraightPath(black_of(net, pixels)), (n,), batch_size=batch), device)
     peak = torch.cuda.max_memory_allocated()/2**20 if device == 'cuda' else high_water()
-    print(json.dumps(dict(seconds=time.perf_counter() - start, peak=peak)))
+    print(json.dumps(dict(seconds=took, peak=peak)))
 
 def scale(device, quick, batch):
     "(e) Time and memory by number of segments, batch and image side, each in a process of its own."
@@ -249,7 +249,7 @@ def main():
     rounds, n, B = (1, 16, 2) if a.quick else (a.rounds, 32, 8)
     net = network(a.device)
     items, pixels = photographs(net, B, a.device)
-    x, c, black = subjects(net, B, a.device)
+    x, c, black = subjects(net, pixels)
     lines = [*floors(net, x, c, black, 2*rounds-1, n, a.points, a.device), *peers(net, x, c, black, max(1, rounds-2), n//2, a.points, a.device), *scoring(net, x[:2], pixels[:2], c[:2], black, rounds, a.points, a.device),
              *whole(net, items[:2], c[:2], 1, (2, 4) if a.quick else (8, 16, 32, 64, 128), a.points, a.device)]
     table, scales, on = pd.DataFrame(lines), pd.DataFrame(scale(a.device, a.quick, a.points)), machine(a.device)

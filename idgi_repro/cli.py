@@ -23,7 +23,7 @@ from .models import EMBEDDED, STUDY, load
 from .figures import draw_maps, six_maps
 from .study import METHODS, Shard, check_kind, numerics
 from .tables import result_files
-from .workflow import Study, choice_file, configured, estimate, make_choice, parameters, pending, read_config, remarks, told
+from .workflow import Study, configured, estimate, make_choice, parameters, pending, read_choice, read_config, remarks, told
 
 # %% ../nbs/11_cli.ipynb #034fb126
 def _bar(total, what):
@@ -156,13 +156,16 @@ def execute(
 START = 8. # seconds to start a kernel and import torch, for the estimate of the time left
 
 # %% ../nbs/11_cli.ipynb #a3ac2f09
+def _say(study, found):
+    for r in remarks(study, found): print(r, file=sys.stderr)
+
 def choose_images(
     study:Study,
     network:str, # one of its networks
 ):
     "A papermill run of `experiments/choose.ipynb`: which images, which shards, which pace."
     execute('choose', Path(study.out)/'notebooks'/f'choose-{slug(network)}.ipynb', dict(configuration=json.loads(json.dumps(asdict(study))), network=network))
-    for r in remarks(study, json.loads(choice_file(study, network).read_text())): print(r, file=sys.stderr)
+    _say(study, read_choice(study, network))
 
 # %% ../nbs/11_cli.ipynb #c98cd4f3
 def compute(
@@ -184,7 +187,7 @@ def study(
 )->Path: # the results folder
     "Runs the shards that do not stand yet, one after the other. Raises `InputError` for anything that cannot be used."
     choices = [make_choice(study, n) for n in study.networks]
-    for found in choices: print(*remarks(study, found), sep='\n', end='\n'*bool(remarks(study, found)), file=sys.stderr)
+    for found in choices: _say(study, found)
     wanted, missing = sum(len(found['shards']) for found in choices), [(found, file, START + seconds) for found in choices for file, seconds in pending(study, found).items()]
     if len(missing) < wanted: print(f'{wanted-len(missing)} of {wanted} shards stand already', file=sys.stderr)
     if not missing: return Path(study.out)

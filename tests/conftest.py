@@ -1,6 +1,7 @@
 "What several test files need: the shared folder, where there is one, and marks that follow from the machine."
 import os
 from pathlib import Path
+from urllib.error import URLError
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')    # threads that spin while they wait make busy machines slower still; read when torch is imported
 
@@ -22,3 +23,13 @@ def shared():
     missing = [str(p) for p in needed if not p.is_file()]
     if missing: pytest.skip(f'not here: {", ".join(missing)}')
     return SHARED
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "An empty torch hub folder on a machine without a network."
+    def refuse(*args, **kwargs): raise URLError('no route to host')
+    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr('torch.hub.urlopen', refuse)
+    (tmp_path/'checkpoints').mkdir()
+    return tmp_path/'checkpoints'

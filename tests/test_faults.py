@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from idgi_repro import cli, data as images_room, study as room
-from idgi_repro.data import Embedded, Photo, UnreadableImage, load_batch, open_images, select, whole
+from idgi_repro.data import Embedded, Photo, load_batch, open_images, select, whole
 from idgi_repro.gradients import InputError
 from idgi_repro.models import load
 from idgi_repro.study import Shard, choose, maps_file, plan, read_maps, results_folder, run, stands, write
@@ -71,7 +71,7 @@ def undisturbed(tmp_path_factory):
 def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
     "Twenty times; where a run has come to its end, half of its results are taken away and it goes on."
     expected, seconds = undisturbed
-    rng, kills, lost = random.Random(5), 0, 0
+    rng, kills = random.Random(5), 0
     while kills < 20:
         before = set(rows(tmp_path))
         p = child(_study, tmp_path)

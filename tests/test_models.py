@@ -15,16 +15,6 @@ REALDATA = Path(os.environ.get('IDGI_SHARED') or Path(__file__).resolve().parent
 realdata = pytest.mark.skipif(not (REALDATA/'realdata.py').is_file(), reason='real networks and images are not here')
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    "An empty torch hub folder on a machine without a network."
-    def refuse(*args, **kwargs): raise URLError('no route to host')
-    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr('torch.hub.urlopen', refuse)
-    (tmp_path/'checkpoints').mkdir()
-    return tmp_path/'checkpoints'
-
-
 @pytest.mark.parametrize('name', EMBEDDED)
 def test_embedded_networks_keep_what_is_promised(name):
     assert (WEIGHTS/f'{name}.safetensors').stat().st_size < 1_000_000
