@@ -1,5 +1,6 @@
 "What goes wrong around a run, and what it costs: at most the shard in hand."
 import errno, json, multiprocessing, os, random, resource, signal, sys, time, warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -246,25 +247,26 @@ def test_names_that_are_no_text(tmp_path):
 
 # the disk
 
-@pytest.fixture
+@contextmanager
 def little_room():
-    "Files of this process cannot grow beyond 2000 bytes; a write fails in its middle, as on a full disk, whoever we are."
+    "Files of this process, its log among them, cannot grow beyond 2000 bytes: a write fails in its middle, as on a full disk, whoever we are."
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
+    try: yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def big(n=20_000): return [dict(x=float(v)) for v in np.random.default_rng(0).random(n)]
 
 
-def test_a_write_that_fails_in_its_middle_leaves_what_stood(tmp_path, little_room):
+def test_a_write_that_fails_in_its_middle_leaves_what_stood(tmp_path):
     file = tmp_path/'a.parquet'
     write([dict(x=1.)], dict(), file)
     before = file.read_bytes()
-    with pytest.raises(InputError, match='cannot write .*a.parquet.*make room there'): write(big(), dict(), file)
+    with little_room(), pytest.raises(InputError, match='cannot write .*a.parquet.*make room there'): write(big(), dict(), file)
     assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ['a.parquet']
 
 
