@@ -131,9 +131,10 @@ class Curves(ExtensionArray):
     def __getitem__(self, i):
         number = self.number[check_array_indexer(self, i)]
         return type(self)(self.matrix, number) if np.ndim(number) else self.matrix[number] if number >= 0 else None
-    def __setitem__(self, i, none): # all that can be set is that there is no curve
-        if none is not None: raise TypeError('a curve can be taken away, not changed')
-        self.number[check_array_indexer(self, i)] = -1
+    def __setitem__(self, i, curves): # None, or curves of the same matrix
+        same = isinstance(curves, Curves)
+        if not (curves.matrix is self.matrix if same else np.all(pd.isna(curves))): raise TypeError('a curve can be moved and taken away, not changed')
+        self.number[check_array_indexer(self, i)] = curves.number if same else -1
     def __eq__(self, other): return np.array([np.array_equal(a, b) for a, b in zip(self, other)])
     def isna(self): return self.number < 0
     def take(self, indices, *, allow_fill=False, fill_value=None): return type(self)(self.matrix, take(self.number, np.asarray(indices), allow_fill=allow_fill, fill_value=-1))

@@ -95,7 +95,7 @@ def rewritten(file, schema=lambda s: s, **about):
 @pytest.mark.parametrize('about', [dict(version='0.10.0'), dict(numerics='abc'), dict(weights='others'), dict(version=None)])
 def test_rows_that_were_made_differently_never_mix_unnoticed(tmp_path, about):
     simulate(tmp_path/'a', networks=('mini_resnet', 'mini_vgg'), version='0.9.0')
-    simulate(tmp_path/'b', networks=('mini_resnet',), grids=('closed',), images=50, seed=1, version='0.9.0')
+    simulate(tmp_path/'b', networks=('mini_resnet',), grids=('closed',), steps=(16, 64), seed=1, version='0.9.0')
     read(tmp_path, notes := [])
     assert not notes
     rewritten(tmp_path/'b'/'mini_resnet-closed.parquet', **about)
@@ -103,7 +103,7 @@ def test_rows_that_were_made_differently_never_mix_unnoticed(tmp_path, about):
     (note,) = notes
     assert 'mini_resnet on embedded:100, closed grid' in note and 'mini_vgg' not in note and 'study grid' not in note and (f'{[*about][0]} {[*about.values()][0]} (1 file)' in note or None in about.values()) and len(manifests) == 5
     with pytest.warns(UserWarning, match='are mixed'): assert read(tmp_path)[0].equals(rows)
-    assert len(rows) == (2*2*40 + 10)*3*2*3
+    assert len(rows) == (2*2*3 + 1)*40*3*2
 
 
 def test_of_equally_full_rows_those_of_the_newest_version_count(tmp_path):
