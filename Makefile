@@ -11,8 +11,7 @@ READY  := .venv/.ready
 .PHONY: demo test sample bench setup readme check clean
 
 demo: setup
-	$(BIN)/idgi-repro study --data embedded --images 4 --out results/demo
-	$(BIN)/idgi-repro report results/demo --out figures/demo
+	$(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile workflow/config/embedded.yaml
 
 test: setup
 	$(BIN)/nbdev_test --n_workers 1 --pause 0 --timing
@@ -35,7 +34,7 @@ setup: $(READY)
 
 # the tested versions where they exist for this Python, else whatever the bounds in pyproject.toml admit
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("idgi_repro needs Python 3.10 or newer; call make PYTHON=python3.x") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -c 'import sys; sys.exit("idgi_repro needs Python 3.11 or newer; call make PYTHON=python3.x") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "uv>=0.5"
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev]"
@@ -55,4 +54,4 @@ check: setup readme
 	git diff --exit-code -- idgi_repro README.md nbs || { echo "notebooks, package and README are out of step: run make check and commit"; exit 1; }
 
 clean:
-	rm -rf .venv results figures/demo build *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .snakemake results figures/demo build *.egg-info .pytest_cache .hypothesis

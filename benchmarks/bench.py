@@ -38,16 +38,22 @@ def photographs(net, count, device):
     items = (items*count)[:count]
     return items, load_batch(net, items).pixels.to(device)
 
+def subjects(net, count, device):
+    "Normalised photographs, the classes that the network sees, and the black image."
+    _, pixels = photographs(net, count, device)
+    x = net.normalize(pixels)
+    return x, predict(net.module, x).argmax(1), black_of(net, pixels)
+
 def wait(device):
     if device == 'cuda': torch.cuda.synchronize()
 
 def turns(contenders, rounds, device='cpu'):
-    "Seconds of every contender in every round, run in turns after one round to warm up."
+    "Seconds of every contender in every round, run in turns after one round to warm up. One that runs elsewhere returns its seconds."
     times = {k: [] for k in contenders}
     for r in range(rounds + 1):
         for k, f in contenders.items():
-            wait(device); start = time.perf_counter(); f(); wait(device)
-            if r: times[k].append(time.perf_counter() - start)
+            wait(device); start = time.perf_counter(); told = f(); wait(device)
+            if r: times[k].append(told if isinstance(told, float) else time.perf_counter() - start)
         print('.', end='', file=sys.stderr, flush=True)
     return times
 
@@ -73,39 +79,56 @@ def floors(net, x, c, black, rounds, n, batch, device):
     xs, cs = x.repeat(block, 1, 1, 1), c.repeat(block)
     go = lambda path, steps: attribute(fast, x, c, path, steps, (riemann, idgi), batch_size=batch)
     times = turns({'floor': lambda: bare(fast, xs, cs, n//block), 'IG walk': lambda: go(StraightPath(black), steps), 'BlurIG walk': lambda: go(BlurPath(), steps),
-                   'GIG floor': lambda: bare(fast, x, c, n//4), 'GIG walk': lambda: go(GuidedPath(black), [n//4])}, rounds, device)
+                   'GIG floor': lambda: bare(fast, x, c, n//2), 'GIG walk': lambda: go(GuidedPath(black), [n//2])}, rounds, device)
     yield row('over the floor', 'IG walk', times['IG walk'], times['floor'], LIMITS['IG walk'], B*n)
     yield row('over the floor', 'BlurIG walk', times['BlurIG walk'], times['floor'], LIMITS['BlurIG walk'], B*n)
-    yield row('over the floor', 'GIG walk', times['GIG walk'], times['GIG floor'], LIMITS['GIG walk'], B*(n//4))
+    yield row('over the floor', 'GIG walk', times['GIG walk'], times['GIG floor'], LIMITS['GIG walk'], B*(n//2))
 
 
 class Probability(nn.Module):
     def __init__(self, net): super().__init__(); self.net = net
     def forward(self, x): return self.net(x).softmax(1)
 
-def peers(net, x, c, black, rounds, n, batch, device):
-    "(b) The same maps by Captum and by PAIR's package, as their users would call them, on the network as it is."
+def others(net, x, c, black, n, batch):
+    "The same maps by Captum and by PAIR's package, as their users would call them, on the network as it is."
     import captum.attr, saliency.core as pair
     quantile = np.quantile
-    def renamed(*a, interpolation=None, **k): return quantile(*a, **k, **({'method': interpolation} if interpolation else {}))   # PAIR's name for it is gone from NumPy
-    np.quantile = renamed
-    fast, plain, B = prepare(net.module, x[:2]), Probability(net.module), len(x)
+    np.quantile = lambda *a, interpolation=None, **k: quantile(*a, **k, **({'method': interpolation} if interpolation else {}))   # PAIR's name for it is gone from NumPy
+    plain, dark = Probability(net.module), black[0].permute(1, 2, 0).cpu().numpy()
     def gradients(images, call_model_args=None, expected_keys=None):
         v = torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, 1))).float().to(x).requires_grad_()
         g, = torch.autograd.grad(plain(v)[:, call_model_args].sum(), v)
         return {pair.INPUT_OUTPUT_GRADIENTS: np.moveaxis(g.cpu().numpy(), 1, -1)}
-    def theirs(method, *args, **options):
-        for i in range(B): method().GetMask(x[i].permute(1, 2, 0).cpu().numpy(), gradients, int(c[i]), *args, **options)
-    dark = black[0].permute(1, 2, 0).cpu().numpy()
-    ours = lambda path: attribute(fast, x, c, path, (n,), (riemann, idgi), batch_size=batch)
-    times = turns({
-        'IG': lambda: ours(StraightPath(black)), 'Captum': lambda: captum.attr.IntegratedGradients(plain).attribute(x, black.expand_as(x), target=c, n_steps=n, internal_batch_size=batch, method='riemann_left'),
-        'PAIR IG': lambda: theirs(pair.IntegratedGradients, x_baseline=dark, x_steps=n, batch_size=batch),
-        'GIG': lambda: ours(GuidedPath(black)), 'PAIR GIG': lambda: theirs(pair.GuidedIG, x_baseline=dark, x_steps=n, fraction=.5, max_dist=1.),
-        'BlurIG': lambda: ours(BlurPath()), 'PAIR BlurIG': lambda: theirs(pair.BlurIG, max_sigma=50, steps=n, batch_size=batch)}, rounds, device)
-    np.quantile = quantile
+    def each(method, **options):
+        for i in range(len(x)): method().GetMask(x[i].permute(1, 2, 0).cpu().numpy(), gradients, int(c[i]), **options)
+    return {'Captum': lambda: captum.attr.IntegratedGradients(plain).attribute(x, black.expand_as(x), target=c, n_steps=n, internal_batch_size=batch, method='riemann_left'),
+            'PAIR IG': lambda: each(pair.IntegratedGradients, x_baseline=dark, x_steps=n, batch_size=batch),
+            'PAIR GIG': lambda: each(pair.GuidedIG, x_baseline=dark, x_steps=n, fraction=.5, max_dist=1.),
+            'PAIR BlurIG': lambda: each(pair.BlurIG, max_sigma=50, steps=n, batch_size=batch)}
+
+def other(device, n, batch, B):
+    "A process for the other packages alone, so that they run as their users run them: takes a name a line, answers with seconds."
+    net = network(device)
+    x, c, black = subjects(net, B, device)
+    known = others(net, x, c, black, n, batch)
+    for line in sys.stdin:
+        wait(device); start = time.perf_counter(); known[line.strip()](); wait(device)
+        print(time.perf_counter() - start, flush=True)
+
+def peers(net, x, c, black, rounds, n, batch, device):
+    "(b) Each method against the others', in turns, each package in its own process."
+    argv = [sys.executable, __file__, '--other', str(n), str(len(x)), '--device', device, '--points', str(batch)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1) as process:
+        def asked(name):
+            print(name, file=process.stdin, flush=True)
+            return float(process.stdout.readline())
+        fast = prepare(net.module, x[:2])
+        ours = lambda path: lambda: attribute(fast, x, c, path, (n,), (riemann, idgi), batch_size=batch)
+        times = turns({'IG': ours(StraightPath(black)), 'Captum': lambda: asked('Captum'), 'PAIR IG': lambda: asked('PAIR IG'), 'GIG': ours(GuidedPath(black)), 'PAIR GIG': lambda: asked('PAIR GIG'),
+                       'BlurIG': ours(BlurPath()), 'PAIR BlurIG': lambda: asked('PAIR BlurIG')}, rounds, device)
+        process.stdin.close()
     for what, a, b in (('IG, Captum', 'IG', 'Captum'), ('IG, PAIR', 'IG', 'PAIR IG'), ('GIG, PAIR', 'GIG', 'PAIR GIG'), ('BlurIG, PAIR', 'BlurIG', 'PAIR BlurIG')):
-        yield row('faster than', what, times[a], times[b], FASTER[what], B*n, least=True)
+        yield row('faster than', what, times[a], times[b], FASTER[what], len(x)*n, least=True)
 
 
 def scoring(net, x, pixels, c, black, rounds, batch, device):
@@ -146,18 +169,24 @@ def whole(net, items, c, rounds, steps, batch, device):
     yield row('a whole image', 'of which maps', times['maps'], times['gradients'], None, len(c))
 
 
+def high_water():
+    "Largest resident memory of this process so far, in MiB. Linux hands `ru_maxrss` down from the parent, so it is asked for otherwise there."
+    status = Path('/proc/self/status')
+    if status.exists(): return next(int(l.split()[1]) for l in status.read_text().splitlines() if l.startswith('VmHWM'))/1024
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 1024)
+
 def one(n, B, side, device, batch):
     "A walk in this process: seconds, and the peak of its memory in MiB."
-    import resource
     net = network(device, side)
     _, pixels = photographs(net, B, device)
     x, c = net.normalize(pixels), torch.arange(B, device=device)
     model = prepare(net.module, x[:2])
-    attribute(model, x, c, StraightPath(black_of(net, pixels)), (2,), batch_size=batch)
+    attribute(model, x, c, StraightPath(black_of(net, pixels)), (min(n, max(1, batch//B)),), batch_size=batch)
     wait(device); start = time.perf_counter()
     attribute(model, x, c, StraightPath(black_of(net, pixels)), (n,), batch_size=batch)
     wait(device)
-    peak = torch.cuda.max_memory_allocated()/2**20 if device == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    peak = torch.cuda.max_memory_allocated()/2**20 if device == 'cuda' else high_water()
     print(json.dumps(dict(seconds=time.perf_counter() - start, peak=peak)))
 
 def scale(device, quick, batch):
@@ -165,7 +194,8 @@ def scale(device, quick, batch):
     for what, values in (('n', (8, 64) if quick else (8, 32, 128, 512, 1024)), ('batch', (1, 4) if quick else (1, 4, 16, 64)), ('side', (96, 224) if quick else (96, 160, 224, 320, 448))):
         for v in values:
             a = dict(n=8, batch=1, side=224) | {what: v}
-            out = json.loads(subprocess.run([sys.executable, __file__, '--one', str(a['n']), str(a['batch']), str(a['side']), '--device', device, '--points', str(batch)], check=True, capture_output=True, text=True).stdout)
+            points = 8 if what == 'n' else batch        # as many per pass for 8 segments as for 1024
+            out = json.loads(subprocess.run([sys.executable, __file__, '--one', str(a['n']), str(a['batch']), str(a['side']), '--device', device, '--points', str(points)], check=True, capture_output=True, text=True).stdout)
             print('.', end='', file=sys.stderr, flush=True)
             yield dict(by=what, **a, ms_per_point=1000*out['seconds']/a['n']/a['batch'], peak_mib=out['peak'])
 
@@ -185,7 +215,7 @@ def picture(table, scales, title):
         ax.barh(y, part.ratio, color=colour, height=.55, xerr=[part.ratio - part.low, part.high - part.ratio], error_kw=dict(lw=1, capsize=2))
         for i, (r, w) in zip(y, zip(part.ratio, part.wanted)):
             ax.text(part.high.max()*1.03, i, f'{r:.2f}' + (f'  (wanted {w})' if w else ''), va='center', fontsize=7.5)
-        ax.set(yticks=list(y), yticklabels=part.what, xlabel=label, xlim=(0, part.high.max()*1.75))
+        ax.set(yticks=list(y), yticklabels=part.what, xlabel=label, xlim=(0, part.high.max()*2))
         ax.axvline(1, color='k', lw=.8)
         ax.grid(axis='y', visible=False)
     by_n = scales[scales.by == 'n']
@@ -195,6 +225,15 @@ def picture(table, scales, title):
     fig.suptitle(title, fontsize=9)
     return fig
 
+def title(on): return f'{on["device"]}; torch {on["torch"]}; MobileNetV2, 224 pixels'
+
+def report(table, scales, on, rounds, points):
+    "All that was measured, as Markdown."
+    by_n = scales[scales.by == 'n']
+    return '\n'.join([f'# Benchmarks\n\n{title(on)}; {rounds} rounds, batches of {points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios are medians of the rounds\', with their smallest and largest; what is `over the floor` has twice the rounds, and other packages run in a process of their own.\n',
+        table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}, 8 points per pass: {by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]:.3f} (wanted ≤ 1.05).\n', scales.to_markdown(index=False, floatfmt='.1f'),
+        '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n'])
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--quick', action='store_true', help='few rounds and steps: that it runs, not what it measures')
@@ -203,29 +242,25 @@ def main():
     p.add_argument('--points', type=int, default=32, help='points per pass (default: %(default)s)')
     p.add_argument('--rounds', type=int, default=5, help='turns after the one to warm up (default: %(default)s)')
     p.add_argument('--one', nargs=3, type=int, help=argparse.SUPPRESS)
+    p.add_argument('--other', nargs=2, type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one: return one(*a.one, a.device, a.points)
-    rounds, n, B = (1, 16, 2) if a.quick else (a.rounds, 64, 8)
+    if a.other: return other(a.device, a.other[0], a.points, a.other[1])
+    rounds, n, B = (1, 16, 2) if a.quick else (a.rounds, 32, 8)
     net = network(a.device)
     items, pixels = photographs(net, B, a.device)
-    x, black = net.normalize(pixels), black_of(net, pixels)
-    c = predict(net.module, x).argmax(1)
-    lines = [*floors(net, x, c, black, rounds, n, a.points, a.device), *peers(net, x, c, black, max(1, rounds-2), n//4, a.points, a.device), *scoring(net, x[:2], pixels[:2], c[:2], black, rounds, a.points, a.device),
+    x, c, black = subjects(net, B, a.device)
+    lines = [*floors(net, x, c, black, 2*rounds-1, n, a.points, a.device), *peers(net, x, c, black, max(1, rounds-2), n//2, a.points, a.device), *scoring(net, x[:2], pixels[:2], c[:2], black, rounds, a.points, a.device),
              *whole(net, items[:2], c[:2], 1, (2, 4) if a.quick else (8, 16, 32, 64, 128), a.points, a.device)]
     table, scales, on = pd.DataFrame(lines), pd.DataFrame(scale(a.device, a.quick, a.points)), machine(a.device)
-    by_n = scales[scales.by == 'n']
-    growth = by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]
+    text = report(table, scales, on, rounds, a.points)
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
-    title = f'{on["device"]}; torch {on["torch"]}; MobileNetV2, 224 pixels'
-    text = [f'# Benchmarks\n\n{title}; {rounds} rounds, batches of {a.points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios are medians of the rounds\', with their smallest and largest.\n',
-            table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}: {growth:.3f} (wanted ≤ 1.05).\n', scales.to_markdown(index=False, floatfmt='.1f'),
-            '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n']
     name = 'cuda' if a.device == 'cuda' else 'cpu'
-    (out/f'{name}.md').write_text('\n'.join(text))
-    (out/f'{name}.json').write_text(json.dumps(dict(machine=on, table=lines, scales=scales.to_dict('records'), memory_growth=growth), indent=1) + '\n')
-    fig = picture(table, scales, title)
+    (out/f'{name}.md').write_text(text)
+    (out/f'{name}.json').write_text(json.dumps(dict(machine=on, table=lines, scales=scales.to_dict('records')), indent=1) + '\n')
+    fig = picture(table, scales, title(on))
     for f in ('png', 'svg'): fig.savefig(out/f'{name}.{f}', dpi=150)
-    print('\n' + '\n'.join(text))
+    print('\n' + text)
 
 if __name__ == '__main__': main()

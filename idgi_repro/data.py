@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from io import BytesIO
 from pathlib import Path
-import hashlib, json, os, re, tarfile, threading
+import hashlib, json, os, re, secrets, tarfile, threading, warnings
+try: import fcntl
+except ImportError: fcntl = None # Windows
 
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, torch
 from PIL import Image, ImageFilter, UnidentifiedImageError
@@ -54,12 +56,15 @@ def state(
     except OSError: return None
     return s.st_size, s.st_mtime_ns
 
+def _text(name): return name.encode('utf-8', 'backslashreplace').decode() # a file's name may be bytes that are no text
+
 class Picture:
     "An image in the file `path`. A kind of picture says by `source` what to decode, and by `where` what to call it."
     def open(self)->Image.Image:
         "The picture as 8-bit RGB, not rotated. Raises `UnreadableImage`."
         try: return decode(self.source())
-        except Exception as e: raise UnreadableImage(f'{self.where} cannot be read as an image ({type(e).__name__}: {e})') from e
+        except MemoryError: raise
+        except Exception as e: raise UnreadableImage(_text(f'{self.where} cannot be read as an image ({type(e).__name__}: {e})')) from e
 
     @property
     def where(self): return str(self.path)
@@ -76,7 +81,7 @@ class Photo(Picture):
     label:int|None=None  # class index, if known
 
     @property
-    def name(self): return self.path.name
+    def name(self): return _text(self.path.name)
     def source(self): return self.path
 
 # %% ../nbs/06_data.ipynb #2989a13b
@@ -603,23 +608,53 @@ def load_batch(
 def slug(
     text:str, # any name
 )->str:
-    "`text` with everything that does not belong in a file name replaced."
-    return re.sub(r'[^A-Za-z0-9@._-]+', '-', text).strip('-.')
+    "`text` with everything that does not belong in a file name replaced; of a long one the beginning and a hash."
+    name = re.sub(r'[^A-Za-z0-9@._-]+', '-', text).strip('-.')
+    return name if len(name) <= 100 else f'{name[:87]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}'
 
 # %% ../nbs/06_data.ipynb #69b056cd
+def _locked(f, wait):
+    "Whether the lock of the open file is ours."
+    try: fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (AttributeError, OSError): return False   # another's, or a system without such locks
+    return True
+
+def _claim(file):
+    "A temporary file beside `file`, and the open file that holds its lock."
+    while True:
+        part = file.with_name(f'.{file.stem}.{secrets.token_hex(4)}.tmp{file.suffix}')
+        f = open(part, 'xb')
+        _locked(f, wait=True)
+        if part.exists(): return part, f
+        f.close()                                    # swept away in the moment before it was locked
+
+def _sweep(file):
+    "Removes the temporary files of `file` that killed runs have left."
+    for part in file.parent.iterdir():
+        if not (part.name.startswith(f'.{file.stem}.') and part.name.endswith(f'.tmp{file.suffix}')): continue
+        try:
+            with open(part, 'r+b') as f:
+                if _locked(f, wait=False): part.unlink(missing_ok=True)
+        except OSError: pass                         # gone, or not ours to remove
+
 @contextmanager
 def whole(
     file:Path, # to be written
 ):
     "Yields a temporary path beside `file` that is moved to `file` when the block ends well. Raises `InputError` where it cannot be written."
-    part = file.with_name(f'.{file.stem}.{os.getpid()}.tmp{file.suffix}')
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(file)
+        part, f = _claim(file)
+        if fcntl is None: f.close()                  # Windows moves no open file
         try:
             yield part
+            if fcntl: os.fsync(f.fileno())
             os.replace(part, file)
-        finally: part.unlink(missing_ok=True)
-    except OSError as e: raise InputError(f'cannot write {file}: {e}') from e
+        finally:
+            part.unlink(missing_ok=True)
+            f.close()
+    except OSError as e: raise InputError(f'cannot write {file}: {e}; make room there, or choose another place. What stood there before is as it was') from e
 
 # %% ../nbs/06_data.ipynb #397974f5
 CONFIDENT = .8 # SIC and AIC look at images with a larger probability
@@ -665,7 +700,9 @@ def select(
     """What the network makes of every image. `prob` is the predicted class's, `prob_label` the target's; label -1 is unknown: the target is then the predicted class, which counts as correct.
     An unreadable image has its reason in `error` and is not correct. Raises `InputError` if the labels are not the network's, or if it returns no finite value at all."""
     file = cache and Path(cache)/f'select-{slug(network.name)}-{_fingerprint(network, images)}.parquet'
-    if file and file.exists(): return pd.read_parquet(file)
+    if file and file.exists():
+        try: return pd.read_parquet(file)
+        except Exception as e: warnings.warn(f'{file} is damaged ({type(e).__name__}); the images are judged again')
     table = _judge(network, images, batch_size)
     if len(table) and table.error.str.contains('not finite').all(): raise InputError(f'{network.name} returned no finite value on any of {len(table)} images; its weights are probably damaged')
     if file:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from idgi_repro.cli import _judged, main, notebook
+from idgi_repro.cli import main, notebook
 from idgi_repro.data import Embedded
-from idgi_repro.study import Shard
+from idgi_repro.workflow import Study, make_choice, remarks
 
 
 @pytest.fixture
@@ -146,9 +146,12 @@ def test_check_refuses(capsys, tmp_path):
     assert 'has the columns picture (string)' in refused(capsys, 'data', 'check', str(table(tmp_path/'x.parquet', [], picture=['a'])))
 
 
-def test_a_study_says_that_there_are_no_labels(capsys, tmp_path, photo):
-    assert _judged(Shard('mini_resnet', str(tmp_path), images=1, stop=1), tmp_path, 'cpu')[2] == 1
-    assert 'has no labels, so the class that mini_resnet predicts is explained; for labels, place val_annotations.txt' in capsys.readouterr().err
+def test_a_study_says_that_there_are_no_labels(tmp_path, photo):
+    study = Study(('mini_resnet',), str(tmp_path), out=str(tmp_path/'results'), images=2)
+    found = make_choice(study, 'mini_resnet')
+    assert found['images'] == 1
+    said = remarks(study, found)
+    assert 'has no labels, so the class that mini_resnet predicts is explained; for labels, place val_annotations.txt' in said[0] and said[1] == 'mini_resnet classifies 1 images correctly, not 2'
 
 
 @pytest.mark.parametrize('argv, message', [

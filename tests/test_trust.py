@@ -1,0 +1,270 @@
+"Files, names and parameters from elsewhere are data: nothing in them is run, and nothing is written outside the folder that was named."
+import ast, os, pickle, re, struct, zlib
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch, torchvision
+
+from idgi_repro import cli, models, study as room
+from idgi_repro.cli import check_parameters, execute, main, notebook
+from idgi_repro.data import MAX_PIXELS, Embedded, Photo, UnreadableImage, open_images, select, slug
+from idgi_repro.gradients import InputError
+from idgi_repro.models import EMBEDDED, STUDY, load
+from idgi_repro.report import page, report
+from idgi_repro.study import KINDS, Shard, check_kind, results_folder, run
+from idgi_repro.tables import Table, all_tables, read, simulate
+
+EVIL = '<script>alert("x")</script>'
+
+
+class Trap:
+    "A pickle that leaves a mark when it is loaded."
+    def __init__(self, mark): self.mark = mark
+    def __reduce__(self): return Path.touch, (self.mark,)
+
+
+# weights
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "A torch hub folder on a machine without a network."
+    def refuse(*args, **kwargs): raise OSError('no route to host')
+    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr('torch.hub.urlopen', refuse)
+    (tmp_path/'checkpoints').mkdir()
+    return tmp_path/'checkpoints'
+
+
+def test_the_trap_works(tmp_path):
+    torch.save(dict(w=Trap(tmp_path/'mark')), tmp_path/'w.pth')
+    torch.load(tmp_path/'w.pth', weights_only=False)
+    assert (tmp_path/'mark').exists()
+
+
+@pytest.mark.parametrize('name', STUDY)
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
+def test_weights_that_hold_code(name, form, hub, monkeypatch):
+    "The code is not run, not even where the environment asks for it, and the environment is as before."
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    before, mark = dict(os.environ), hub.parent/'mark'
+    file = hub/Path(torchvision.models.get_model_weights(name)[STUDY[name][0]].url).name
+    if form == 'pickle': file.write_bytes(pickle.dumps(Trap(mark), protocol=2))
+    else: torch.save({'features.weight': Trap(mark)}, file, _use_new_zipfile_serialization=form == 'zip')
+    with pytest.raises(InputError, match='does not hold tensors alone') as e: load(name)
+    assert not mark.exists() and str(file) in str(e.value) and 'delete the file' in str(e.value) and 'weights_only' not in str(e.value)
+    assert dict(os.environ) == before
+
+
+def test_own_weights_still_load_under_it(hub):
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), hub/'mobilenet_v2-7ebf99e0.pth', _use_new_zipfile_serialization=False)
+    assert load('mobilenet_v2').name == 'mobilenet_v2'
+
+
+@pytest.mark.parametrize('name', EMBEDDED)
+def test_the_embedded_weights_are_safetensors(name, tmp_path, monkeypatch):
+    "A pickle in their place is refused, not unpickled."
+    (tmp_path/f'{name}.safetensors').write_bytes(pickle.dumps(Trap(tmp_path/'mark'), protocol=2))
+    monkeypatch.setattr(models, 'WEIGHTS', tmp_path)
+    with pytest.raises(InputError, match='install the package again'): load(name)
+    assert not (tmp_path/'mark').exists()
+
+
+def test_nothing_in_the_package_unpickles_or_evaluates():
+    "But `literal_eval`, which takes literals alone; and the Python file that a user names as a network is run."
+    risky = r'(?<![.\w])(eval|exec|compile|__import__)\(|\b(torch|pickle|np|numpy|joblib|marshal|yaml)\.loads?\(|allow_pickle|weights_only=False|read_pickle|extract(all)?\(|os\.system|subprocess|Popen'
+    for file in Path(cli.__file__).parent.glob('*.py'): assert not (found := re.search(risky, file.read_text('utf-8'))), (file.name, found)
+    assert all(re.search(risky, t) for t in ('torch.load(f)', 'x = eval(t)', 'np.load(f, allow_pickle=True)')) and not re.search(risky, 'torch.compile(net).eval()')
+
+
+# images
+
+def png(width, height):
+    "The few bytes of a PNG that says it is so large."
+    parts = [(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(bytes(1000))), (b'IEND', b'')]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k, d in parts)
+
+
+def test_a_study_among_hostile_images(tmp_path):
+    "Bombs, scripts and links out of the folder are left out with their reason; the photograph among them is scored; nothing is written but results."
+    photos, out, mark = tmp_path/'photos', tmp_path/'out', tmp_path/'mark'
+    photos.mkdir()
+    Embedded(1)[0].open().save(photos/'good.png')
+    (photos/'bomb.png').write_bytes(png(60_000, 60_000))
+    (photos/'edge.png').write_bytes(png(MAX_PIXELS//1000 + 1, 1000))
+    (photos/'postscript.png').write_text(f'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n({mark}) (w) file closefile showpage\n')
+    (photos/'pickle.jpg').write_bytes(pickle.dumps(Trap(mark), protocol=2))
+    (photos/'svg.png').write_text(f'<svg xmlns="http://www.w3.org/2000/svg">{EVIL}</svg>')
+    (tmp_path/'secret').write_text('the secret')
+    (photos/'link.png').symlink_to(tmp_path/'secret')
+    (photos/'nowhere.png').symlink_to(tmp_path/'nothing')
+    before = sorted(tmp_path.rglob('*'))
+    file = run(Shard('mini_mobilenet', str(photos), ('ig',), (2,), stop=8, images=8, stability=False), out)
+    assert set(pd.read_parquet(file).name) == {'good.png'}
+    table = select(load('mini_mobilenet'), open_images(photos)).set_index('name').error
+    assert table['good.png'] == '' and (table.drop('good.png') != '').all() and len(table) == 8
+    assert 'pixels' in table['bomb.png'] and f'more than the {MAX_PIXELS:,}' in table['edge.png'] and not table.str.contains('the secret').any()
+    assert not mark.exists() and [p for p in sorted(tmp_path.rglob('*')) if out not in (p, *p.parents)] == before and all(p.parent == out for p in out.rglob('*'))
+
+
+def test_a_text_chunk_that_unfolds(tmp_path):
+    "A PNG's compressed text is a bomb of another kind."
+    data = png(4, 4)
+    bomb = b'x\0\0' + zlib.compress(bytes(2**27))
+    chunk = struct.pack('>I', len(bomb)) + b'zTXt' + bomb + struct.pack('>I', zlib.crc32(b'zTXt' + bomb))
+    (tmp_path/'a.png').write_bytes(data[:33] + chunk + data[33:])
+    with pytest.raises(UnreadableImage, match='a.png cannot be read'): Photo(tmp_path/'a.png').open()
+
+
+# names of files
+
+NAMES = ['../../up', '/absolute', '..', '.', '', 'a/../../b', '~root', '.hidden', '-rf', 'a\0b', 'a\nb', 'x'*5000, '../'*2000, 'ü'*300, '\udcff', 'con:', '$(touch x)', '`x`', EVIL, 'a\\..\\b', '%2e%2e%2f']
+
+
+@pytest.mark.parametrize('name', NAMES, ids=lambda n: ascii(n)[:20])
+def test_a_slug_is_one_harmless_part_of_a_file_name(name, tmp_path):
+    s = slug(name)
+    assert re.fullmatch(r'[A-Za-z0-9@_][A-Za-z0-9@._-]*|', s) and len(s) <= 100
+    (tmp_path/f'maps-{s}-closed-00000-0123456789ab.parquet').write_text('')
+    assert [p.parent for p in tmp_path.rglob('*')] == [tmp_path]
+
+
+def test_long_names_stay_apart(): assert slug('x'*200) != slug('x'*201) and slug('x'*100) == 'x'*100
+
+
+@pytest.mark.parametrize('name', ['../../up', '/absolute', '', 'a\nb', 'x'*5000], ids=lambda n: ascii(n)[:20])
+def test_a_shards_file_and_selection_stay_in_the_results_folder(name, tmp_path, monkeypatch):
+    "Whatever a network is called."
+    net = replace(load('mini_vgg'), name=name)
+    monkeypatch.setattr(room, 'load', lambda *_: net)
+    out = tmp_path/'deep'/'out'
+    file = run(Shard(name, 'embedded:4', ('ig',), (2,), stop=1, images=1, stability=False), out)
+    assert file.parent == out and all(p in (out.parent, out) or p.parent == out for p in tmp_path.rglob('*')) and len(list(out.iterdir())) == 2
+    assert pd.read_parquet(file).network.unique().tolist() == [name]
+
+
+@pytest.mark.parametrize('where', ['a\0b', 'x'*300, f'ok/{"y"*300}'])
+def test_results_folders_that_cannot_be(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match='cannot be made.*give another'): results_folder(where)
+
+
+@pytest.mark.parametrize('spec', ['a\0b', 'x'*5000, '../'*3000, '\udcff', 'file:///etc', 'a\nb'])
+def test_data_and_networks_that_name_nothing(spec, tmp_path):
+    for say in (lambda: open_images(spec), lambda: load(spec), lambda: load(f'{spec}.py:f'), lambda: load(f'{spec}:f')):
+        with pytest.raises(InputError): say()
+
+
+# parameters
+
+def test_the_shard_notebook_states_the_types_of_a_shard():
+    import papermill
+    stated = {k: p['inferred_type_name'] for k, p in papermill.inspect_notebook(notebook('shard')).items()}
+    assert set(stated.values()) <= set(KINDS)
+    for f in fields(Shard): assert stated.pop(f.name) == {'methods': 'list[str]', 'steps': 'list[int]'}.get(f.name, f.type.__name__)
+    assert stated == dict(batch_size='Optional[int]', keep_maps='bool', out='str', device='str')
+
+
+@pytest.mark.parametrize('value, kinds', [
+    ('x', 'str'), ('é', 'str'), ('a\0b', ''), ('a\udcff', ''), (b'x', ''), (Path('x'), ''), (None, 'Optional[int]'), (0, 'int Optional[int]'), (-3, 'int Optional[int]'), (True, 'bool'), (False, 'bool'), (1., ''), (np.int64(3), ''), (np.bool_(True), ''), (np.float32(1), ''),
+    ([], 'list[str] list[int]'), (['a'], 'list[str]'), (('a', 'b'), 'list[str]'), ([1], 'list[int]'), ((2, 3), 'list[int]'), (['a', 1], ''), ([True], ''), ([1.], ''), ([None], ''), (['a\0'], ''), ([['a']], ''), ({'a': 1}, 'dict'), ({1}, ''), (print, '')], ids=ascii)
+def test_the_kinds_of_a_value(value, kinds):
+    for kind in KINDS:
+        if kind in kinds.split(): check_kind('p', value, kind)
+        else:
+            with pytest.raises(InputError) as e: check_kind('p', value, kind)
+            assert str(e.value) == f'p is {repr(value)[:80]}; it must be {KINDS[kind]}'
+
+
+WRONG = [dict(network=3), dict(network=None), dict(network=['mini_vgg']), dict(data=None), dict(data=b'embedded'), dict(data='a\0b'), dict(methods='ig'), dict(methods=[1]), dict(methods=None), dict(methods=[['ig']]), dict(steps=8), dict(steps='8'), dict(steps=['8']), dict(steps=[8.]),
+         dict(steps=[True]), dict(steps=None), dict(grid=1), dict(grid=None), dict(start='0'), dict(start=0.), dict(start=False), dict(stop='2'), dict(stop=None), dict(images=True), dict(images='2'), dict(seed='0'), dict(seed=None), dict(seed=.5), dict(stability=1), dict(stability='no'),
+         dict(references=None), dict(references=True), dict(references='1'), dict(exact='False'), dict(exact=0), dict(precision=32), dict(precision=None)]
+VALUES = [dict(seed=-1), dict(references=-1), dict(start=-1), dict(stop=0), dict(images=1), dict(steps=[]), dict(steps=[0]), dict(steps=[-8]), dict(methods=[]), dict(methods=['lime']), dict(grid='open'), dict(grid=''), dict(precision='float16')]
+
+
+@pytest.fixture
+def no_kernel(monkeypatch, tmp_path):
+    "Fails where a kernel is about to start, or a file has been written."
+    monkeypatch.setattr('papermill.execute_notebook', lambda *_, **__: pytest.fail('a kernel was about to start'))
+    yield
+    assert not list(tmp_path.iterdir())
+
+
+def said(wrong, tmp_path):
+    "What a shard says of it, and what is said on the way to its notebook."
+    with pytest.raises(InputError) as alone: Shard(**dict(stop=2, images=2) | wrong)
+    with pytest.raises(InputError) as by_notebook: execute('shard', tmp_path/'out'/'x.ipynb', wrong)
+    return str(alone.value), str(by_notebook.value)
+
+
+@pytest.mark.parametrize('wrong', WRONG, ids=str)
+def test_a_shard_of_wrong_types(wrong, tmp_path, no_kernel):
+    (name, value), = wrong.items()
+    for text in said(wrong, tmp_path): assert text.startswith(f'{name} is {repr(value)[:80]}; it must be ')
+
+
+@pytest.mark.parametrize('wrong', VALUES, ids=str)
+def test_a_shard_of_wrong_values(wrong, tmp_path, no_kernel):
+    value = str(*wrong.values()).strip('[]')
+    for text in said(wrong, tmp_path): assert value in text and ('must' in text or 'known are' in text or 'no methods' in text or 'does not' in text or 'positive' in text), text
+
+
+@pytest.mark.parametrize('name, wrong, said', [
+    ('shard', dict(batch_size='32'), "batch_size is '32'; it must be a whole number or None"), ('shard', dict(batch_size=True), 'batch_size is True'), ('shard', dict(keep_maps='yes'), "keep_maps is 'yes'; it must be True or False"),
+    ('shard', dict(out=None), 'out is None; it must be text'), ('shard', dict(out=Path('r')), 'out is PosixPath'), ('shard', dict(device=0), 'device is 0; it must be text'), ('shard', {'stop=2; import os': 1}, 'has no parameter'),
+    ('shard', dict(stepz=[8]), "has no parameter 'stepz'; it has network, data, methods"), ('report', dict(results=1), 'results is 1'), ('report', dict(out=None), 'out is None'), ('report', dict(maps_of='0'), "maps_of is '0'; it must be a whole number or None")])
+def test_other_parameters(name, wrong, said, tmp_path, no_kernel):
+    with pytest.raises(InputError) as e: execute(name, tmp_path/'out'/'x.ipynb', wrong)
+    assert said in str(e.value)
+
+
+def test_right_parameters_pass():
+    check_parameters('shard', dict(stop=1)), check_parameters('shard', dict(vars(Shard()), batch_size=None, keep_maps=True, out='r', device='cuda')), check_parameters('report', dict(results='r', out='o', maps_of=None))
+
+
+@pytest.mark.parametrize('text', ['"; import os; os.abort() #', "'); import os; os.abort() #", '\\', '\\"', "'''", '"""', '\n', 'a\nimport os\nos.abort()', '{0}', '%s', '\\N{BULLET}', '\r\n', 'é', EVIL], ids=ascii)
+def test_a_parameter_is_a_literal_in_the_notebook(text):
+    "Papermill writes parameters into the notebook as code; whatever they hold, the code is their value and no more."
+    from papermill.translators import PythonTranslator
+    given = dict(data=text, out=text, methods=[text, text], stop=1, keep_maps=False, batch_size=None)
+    check_kind('data', text, 'str')
+    lines = ast.parse(PythonTranslator.codify(given)).body
+    assert all(isinstance(l, ast.Assign) for l in lines) and {l.targets[0].id: ast.literal_eval(l.value) for l in lines} == given
+
+
+# what a report says
+
+def test_names_in_a_report(tmp_path):
+    "Networks, data, file names and the reasons of what was skipped, in every format."
+    simulate(tmp_path/'r', networks=(f'{EVIL}|&\n', 'b'), grids=('closed',), images=3, steps=(4,), data=f'/tmp/{EVIL}&"\'', skipped=[[f'{EVIL}.jpg', f'bad | {EVIL}\n']])
+    files = report(tmp_path/'r', tmp_path/'out', None)
+    assert all(f.parent == tmp_path/'out' and f.is_file() for f in files) and set(files) == set((tmp_path/'out').iterdir())
+    text = {f.name: f.read_text('utf-8') for f in files if f.suffix in ('.html', '.md', '.svg')}
+    for name, t in text.items(): assert '<script' not in t.lower(), name
+    assert '&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;.jpg' in text['index.html']
+    rows, manifests = read(tmp_path/'r')
+    html = page(rows, manifests, all_tables(rows), {f'{EVIL}.png': (f'{EVIL}"', f'of class {EVIL}', b'')}, [f'A note on {EVIL}'])     # as of classes, in titles and captions
+    assert '<script' not in html and html.count('&lt;script&gt;') >= 8 and '&quot;" src=' in html
+
+
+def test_a_table_of_hostile_cells():
+    cells = [EVIL, 'a|b', 'a\nb', '\\input{/etc/passwd}', '$x$ % # & _ ^ ~ { }', '`x`', '<img src=x onerror=alert(1)>', '&lt;']
+    t = Table(EVIL, '</caption><script>', pd.DataFrame({EVIL: cells, 'b|b': cells}))
+    html, tex = t.html(), t.latex(EVIL)
+    assert not re.search(r'<(?!/?(table|thead|tbody|tr|th|td)\b)', html) and html.count('<tr') == len(cells) + 1 and '&amp;lt;' in html
+    assert not re.search(r'<(script|img)', t.markdown()) and len({len(re.findall(r'(?<!\\)\|', l)) for l in t.markdown().strip().split('\n') if l.startswith('|')}) == 1
+    assert '\\input' not in tex and not re.search(r'(?<!\\)[%#$_]', tex.replace('\\label', '').split('\\caption')[1].split('}}')[0])
+
+
+def test_a_class_and_a_photograph_of_hostile_names(tmp_path, monkeypatch):
+    "They are drawn as they are: no formula, no element of the SVG."
+    evil = f'{EVIL} $\\frac$ & --> ]]>'
+    net = load('mini_resnet')
+    monkeypatch.setattr(cli, 'load', lambda *_: replace(net, categories=[evil]*10))
+    Embedded(1)[0].open().save(photo := tmp_path/'$x^{<b>&.png')
+    assert main(['explain', str(photo), '--steps', '2', '--out', str(tmp_path/'maps.svg')]) == 0
+    import xml.etree.ElementTree as xml
+    tags = {e.tag.split('}')[-1] for e in xml.parse(tmp_path/'maps.svg').iter()}
+    assert 'script' not in tags and 'b' not in tags and '<script' not in (tmp_path/'maps.svg').read_text()
