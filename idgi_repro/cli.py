@@ -144,11 +144,7 @@ def execute(
     check_parameters(name, parameters)
     try:
         executed.parent.mkdir(parents=True, exist_ok=True)
-<<<<<<< HEAD
-        pm.execute_notebook(source, executed, parameters, kernel_name='python3', progress_bar=False, stdout_file=_Lines(r'^progress ([\d.]+)$', lambda share: tick(float(share))), stderr_file=_Lines('^idgi-repro: .*$', lambda line: print(line, file=sys.stderr)), extra_arguments=['--log-level=ERROR'])
-=======
-        pm.execute_notebook(source, executed, parameters, kernel_name='python3', progress_bar=False, stdout_file=_Lines(tick), extra_arguments=['--log-level=CRITICAL'])
->>>>>>> main
+        pm.execute_notebook(source, executed, parameters, kernel_name='python3', progress_bar=False, stdout_file=_Lines(r'^progress ([\d.]+)$', lambda share: tick(float(share))), stderr_file=_Lines('^idgi-repro: .*$', lambda line: print(line, file=sys.stderr)), extra_arguments=['--log-level=CRITICAL'])
     except pm.PapermillExecutionError as e:
         if e.ename in ('InputError', 'NotFinite', 'UnreadableImage'): raise InputError(e.evalue) from None
         if e.ename in ('MemoryError', 'OutOfMemoryError'): raise InputError(f'memory does not suffice; see {executed}') from None
