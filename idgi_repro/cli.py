@@ -110,10 +110,10 @@ def notebook(
 
 # %% ../nbs/11_cli.ipynb #58122623
 class _Lines:
-    "What a running notebook prints; hands `progress 0.25` on as a number."
-    def __init__(self, tick): self.tick = tick
+    "A stream of a running notebook: hands on what the pattern finds in its lines."
+    def __init__(self, pattern, tell): self.pattern, self.tell = pattern, tell
     def write(self, text):
-        for share in re.findall(r'^progress ([\d.]+)$', text, re.M): self.tick(float(share))
+        for found in re.findall(self.pattern, text, re.M): self.tell(found)
     def flush(self): pass
 
 # %% ../nbs/11_cli.ipynb #323b5f48
@@ -144,7 +144,7 @@ def execute(
     check_parameters(name, parameters)
     try:
         executed.parent.mkdir(parents=True, exist_ok=True)
-        pm.execute_notebook(source, executed, parameters, kernel_name='python3', progress_bar=False, stdout_file=_Lines(tick), extra_arguments=['--log-level=CRITICAL'])
+        pm.execute_notebook(source, executed, parameters, kernel_name='python3', progress_bar=False, stdout_file=_Lines(r'^progress ([\d.]+)$', lambda share: tick(float(share))), stderr_file=_Lines('^idgi-repro: .*$', lambda line: print(line, file=sys.stderr)), extra_arguments=['--log-level=CRITICAL'])
     except pm.PapermillExecutionError as e:
         if e.ename in ('InputError', 'NotFinite', 'UnreadableImage'): raise InputError(e.evalue) from None
         if e.ename in ('MemoryError', 'OutOfMemoryError'): raise InputError(f'memory does not suffice; see {executed}') from None

@@ -9,9 +9,9 @@ __all__ = ['COLOURS', 'MARKERS', 'PAPER', 'SCALED', 'BARS', 'styled', 'curves', 
 
 # %% ../nbs/09_figures.ipynb #1f6dd1c9
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from itertools import product
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 import re
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns, torch
@@ -25,7 +25,7 @@ from .metrics import step_lengths
 from .models import Network, load
 from .paths import BlurPath, StraightPath
 from .study import METHODS, TITLES, study_maps
-from .tables import KEY, KINDS, METRICS, NOT_RUN, PAIRED, Table, column_of, interval, pairs, present, values
+from .tables import KEY, KINDS, METRICS, NOT_RUN, PAIRED, Table, column_of, interval, median_area, pairs, present, values
 from .theory import construction, landscape
 
 # %% ../nbs/09_figures.ipynb #8a69ba5a
@@ -255,11 +255,11 @@ def grid_plot(
 )->Figure:
     "Study grid minus closed grid against the number of steps, with paired 95 % intervals, a panel for each metric and network."
     metrics, looks, names = _ran(rows, metrics), _looks(rows), sorted(rows.network.unique())
-    closed, study = pairs(_only(rows, metrics), 'grid', 'closed', 'study')
     fig, axes = _panels(len(metrics)*len(names), min(len(names), 3), 3.3, 2.3)
-    for ax, (metric, name) in zip(axes, product(metrics, names)):
-        here = (study.network == name).to_numpy()
-        _by_steps(ax, study[here], metric, looks, closed[here])
+    for i, (name, metric) in enumerate(product(names, metrics)):
+        if i%len(metrics) == 0: closed, study = pairs(_only(rows, metrics)[rows.network == name], 'grid', 'closed', 'study')
+        ax = axes[i%len(metrics)*len(names) + i//len(metrics)]
+        _by_steps(ax, study, metric, looks, closed)
         if ax.lines: ax.axhline(0, color='.3', lw=.8, zorder=1)
         ax.set(title=f'{METRICS[metric].title}\n{_wrap(name, 30)}', ylabel=f'study − closed grid\n{_wrap("(" + METRICS[metric].unit + ")", 26)}')
     _legend(fig, {TITLES[k]: look for k, look in looks.items()})
@@ -459,10 +459,14 @@ def draw_construction(
 
 # %% ../nbs/09_figures.ipynb #b5eaec6e
 class Picture(NamedTuple):
-    "A figure and what is said about it."
+    "A figure and what is said about it. It is drawn when it is asked for, since many figures at once take room."
     title:str
     caption:str
-    figure:Figure
+    draw:Callable
+    shares:str='' # what takes long and is the same in all that say this word
+
+    @property
+    def figure(self): return self.draw()
 
 SCALED = 'Signed maps, each scaled by its own 99.5 % quantile'
 
@@ -473,9 +477,9 @@ def photo_figures(
 )->tuple[dict[str,Picture],list[str]]: # by file name; notes on what cannot be drawn
     "The paper's Figures 1, 3 and 5, as far as networks and images are still there."
     (lines, notes), (classes, more), found, name = map_lines(rows, manifests, maps_of), class_lines(rows, manifests, maps_of), {}, chosen(rows.network.unique())
-    if lines: found['maps'] = Picture("Maps of every method and network (the paper's Figure 1)", f"{SCALED}, for the class of the results; the percentage is the network's probability of that class.", draw_rows(lines))
-    if classes: found['classes'] = Picture(f"The two likeliest classes, {name} (the paper's Figure 3)", f"{SCALED}; the same image's maps for the class that {name} finds likeliest and for the next, with their probabilities.", draw_rows(classes))
-    if classes or lines: found['paths'] = Picture("The way of IG and of BlurIG (the paper's Figure 5)", 'From the baseline (t = 0) to the image (t = 1), and how much of the path\'s length lies in each of 128 equal segments. σ is the width of the blur in pixels.', draw_paths((classes or lines)[0][1]))
+    if lines: found['maps'] = Picture("Maps of every method and network (the paper's Figure 1)", f"{SCALED}, for the class of the results; the percentage is the network's probability of that class.", partial(draw_rows, lines))
+    if classes: found['classes'] = Picture(f"The two likeliest classes, {name} (the paper's Figure 3)", f"{SCALED}; the same image's maps for the class that {name} finds likeliest and for the next, with their probabilities.", partial(draw_rows, classes))
+    if classes or lines: found['paths'] = Picture("The way of IG and of BlurIG (the paper's Figure 5)", 'From the baseline (t = 0) to the image (t = 1), and how much of the path\'s length lies in each of 128 equal segments. σ is the width of the blur in pixels.', partial(draw_paths, (classes or lines)[0][1]))
     return found, [*notes, *more]
 
 # %% ../nbs/09_figures.ipynb #103c7de9
@@ -489,15 +493,18 @@ def undrawn(
 
 BARS = 'Means over images (for SIC the area under the median curve) with bootstrap 95 % intervals. They show how much images differ; whether two maps differ is in the paired gains.'
 
+def _shares(metrics): return 'medians'*any(METRICS[c].statistic is median_area for c in metrics)
+
 def _grid_figures(rows, grid, table):
     "Our figures of one grid; `table` is that of its gains."
-    ran, found = _ran(rows), {}
-    for c in ran: found[f'curves-{c}-{grid}'] = Picture(f'{METRICS[c].title} by number of steps, {grid} grid', f'{BARS} {METRICS[c].better.capitalize()}.', curves(rows, c, grid))
+    here, found = rows[rows.grid == grid], {}
+    ran, most = _ran(here), here.steps.max()
+    for c in ran: found[f'curves-{c}-{grid}'] = Picture(f'{METRICS[c].title} by number of steps, {grid} grid', f'{BARS} {METRICS[c].better.capitalize()}.', partial(curves, rows, c, grid), _shares([c]))
     for c in ran:
-        if f'{c}_curve' in rows: found[f'information-{c}-{grid}'] = Picture(f'{METRICS[c].title}: the curves, {rows.steps.max()} steps, {grid} grid', 'Median (SIC) or mean (AIC) over the images that are not excluded; the metric is the area below. The axis begins where the first curve rises.', information_plot(rows, c, grid))
+        if f'{c}_curve' in rows: found[f'information-{c}-{grid}'] = Picture(f'{METRICS[c].title}: the curves, {most} steps, {grid} grid', 'Median (SIC) or mean (AIC) over the images that are not excluded; the metric is the area below. The axis begins where the first curve rises.', partial(information_plot, rows, c, grid))
     compared = {*table.frame.metric[pd.to_numeric(table.frame.difference, errors='coerce').notna()]}
     for name, more, metrics in (('gains', '', PAPER), ('gains-more', ', beyond the paper', [c for c in METRICS if c not in PAPER])):
-        if compared & {METRICS[c].title for c in metrics}: found[f'{name}-{grid}'] = Picture(table.title + more, f'{PAIRED} What was not run has no marker; a cross has too few images for an interval.', gain_plot(table, metrics))
+        if compared & {METRICS[c].title for c in metrics}: found[f'{name}-{grid}'] = Picture(table.title + more, f'{PAIRED} What was not run has no marker; a cross has too few images for an interval.', partial(gain_plot, table, metrics))
     return found
 
 # %% ../nbs/09_figures.ipynb #a9f8b13c
@@ -508,13 +515,13 @@ def all_figures(
 )->dict[str,Picture]:  # by file name, the paper's five first
     "Every figure that the rows allow."
     one, idgi, six, ours = chosen(rows.network.unique()), {}, {}, {}
-    idgi['construction'] = Picture("What IDGI constructs (the paper's Figure 2)", "Level sets of a function of two features. IDGI goes from the segment's start along the gradient to the level set of the segment's end, and takes the first-order estimate of where that is.", draw_construction())
-    for grid, here in rows.groupby('grid'):
-        if _ran(here[here.network == one], PAPER): six[f'six-{grid}'] = Picture(f"Six metrics by number of steps, {one}, {grid} grid (the paper's Figure 4)", f'{BARS} Higher is better.', six_metrics(here, one, grid))
-        ours |= _grid_figures(here, grid, tables[f'gains-{grid}'])
+    idgi['construction'] = Picture("What IDGI constructs (the paper's Figure 2)", "Level sets of a function of two features. IDGI goes from the segment's start along the gradient to the level set of the segment's end, and takes the first-order estimate of where that is.", draw_construction)
+    for grid in sorted(rows.grid.unique()):
+        if _ran(rows[(rows.grid == grid) & (rows.network == one)], PAPER): six[f'six-{grid}'] = Picture(f"Six metrics by number of steps, {one}, {grid} grid (the paper's Figure 4)", f'{BARS} Higher is better.', partial(six_metrics, rows, one, grid), _shares(PAPER))
+        ours |= _grid_figures(rows, grid, tables[f'gains-{grid}'])
     only = '' if rows.grid.nunique() > 1 else f' Only the {rows.grid.iloc[0]} grid was run.'
     for name, of, metrics in (('grids', '', PAPER[::3]), ('grids-information', ': SIC and AIC', [c for c in PAPER if c not in PAPER[::3]])):
-        if _ran(rows, metrics): ours[name] = Picture(f'The two grids{of}', f'Study grid minus closed grid. {PAIRED} The study grid is that of the published code, which stops short of the image.{only}', grid_plot(rows, metrics))
+        if _ran(rows, metrics): ours[name] = Picture(f'The two grids{of}', f'Study grid minus closed grid. {PAIRED} The study grid is that of the published code, which stops short of the image.{only}', partial(grid_plot, rows, metrics), _shares(metrics))
     found = idgi | six | dict(photos)
     order = ['maps', 'construction', 'classes', *six, 'paths']
     return {k: found[k] for k in order if k in found} | ours

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['SCORES', 'EFFECTS', 'KEY', 'METRICS', 'KINDS', 'NOT_RUN', 'NO_MASKS', 'PAPERS', 'WIDE', 'LONG', 'REASONS', 'PAIRED',
            'V1', 'WHO', 'RAISES', 'LOWERS', 'RESIDUAL', 'WEIGHTS', 'SENSITIVE', 'CLAIMS', 'MIN_IMAGES', 'simulate',
-           'result_files', 'read', 'mean', 'mean_size', 'median_area', 'Metric', 'column_of', 'values', 'present',
-           'Table', 'study_name', 'network_names', 'estimates', 'without_masks', 'reported', 'table', 'by_steps',
-           'exclusions', 'resamples', 'draws', 'interval', 'pairs', 'gains', 'grids', 'Sample', 'gain', 'lower',
-           'moved', 'plain', 'is_residual', 'everyone', 'as_studied', 'residuals', 'both_weights', 'average',
-           'positive', 'lowered', 'sizes', 'shares', 'residual', 'reweighted', 'Claim', 'verdict', 'claims', 'verdicts',
-           'all_tables']
+           'CurveType', 'Curves', 'result_files', 'read', 'mean', 'mean_size', 'median_area', 'Metric', 'column_of',
+           'values', 'present', 'Table', 'study_name', 'network_names', 'estimates', 'without_masks', 'reported',
+           'table', 'by_steps', 'exclusions', 'resamples', 'draws', 'interval', 'pairs', 'gains', 'grids', 'Sample',
+           'gain', 'lower', 'moved', 'plain', 'is_residual', 'everyone', 'as_studied', 'residuals', 'both_weights',
+           'average', 'positive', 'lowered', 'sizes', 'shares', 'residual', 'reweighted', 'Claim', 'verdict', 'claims',
+           'verdicts', 'all_tables']
 
 # %% ../nbs/08_tables.ipynb #9c55a59b
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import sha256
 from html import escape
 from itertools import product
 from pathlib import Path
@@ -25,6 +25,8 @@ from typing import Callable, NamedTuple
 import json, re, warnings
 
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
+from pandas.api.extensions import ExtensionArray, ExtensionDtype, take
+from pandas.api.indexers import check_array_indexer
 from pyarrow import dataset
 
 from .data import slug
@@ -114,6 +116,44 @@ def _footer(
     except _wrong as e: return _why(e)
     return schema.remove_metadata(), n, manifest
 
+# %% ../nbs/08_tables.ipynb #b5207658
+class CurveType(ExtensionDtype):
+    "The type of a column of `Curves`."
+    name, type, na_value = 'curve', np.ndarray, None
+    @classmethod
+    def construct_array_type(cls): return Curves
+
+class Curves(ExtensionArray):
+    "A column of curves: rows of a matrix by their number, where -1 is none."
+    dtype = CurveType()
+    def __init__(self, matrix, number): self.matrix, self.number = matrix, number
+    def __len__(self): return len(self.number)
+    def __getitem__(self, i):
+        number = self.number[check_array_indexer(self, i)]
+        return type(self)(self.matrix, number) if np.ndim(number) else self.matrix[number] if number >= 0 else None
+    def __setitem__(self, i, curves): # None, or curves of the same matrix
+        same = isinstance(curves, Curves)
+        if not (curves.matrix is self.matrix if same else np.all(pd.isna(curves))): raise TypeError('a curve can be moved and taken away, not changed')
+        self.number[check_array_indexer(self, i)] = curves.number if same else -1
+    def __eq__(self, other): return np.array([np.array_equal(a, b) for a, b in zip(self, other)])
+    def isna(self): return self.number < 0
+    def take(self, indices, *, allow_fill=False, fill_value=None): return type(self)(self.matrix, take(self.number, np.asarray(indices), allow_fill=allow_fill, fill_value=-1))
+    def copy(self): return type(self)(self.matrix, self.number.copy())
+    def equals(self, other): return isinstance(other, Curves) and np.array_equal(self.isna(), other.isna()) and np.array_equal(self.stacked(), other.stacked())
+    def stacked(self):
+        "The curves that there are, as a matrix."
+        return self.matrix[self.number[self.number >= 0]]
+    @property
+    def nbytes(self): return self.matrix.nbytes + self.number.nbytes
+    @classmethod
+    def _from_sequence(cls, curves, *, dtype=None, copy=False):
+        there = np.array([isinstance(c, np.ndarray) for c in curves], bool)
+        return cls(np.stack([c for c in curves if isinstance(c, np.ndarray)]) if there.any() else np.empty((0, 0), np.float32), np.where(there, there.cumsum() - 1, -1))
+    @classmethod
+    def _concat_same_type(cls, parts):
+        if len({id(p.matrix) for p in parts}) == 1: return cls(parts[0].matrix, np.concatenate([p.number for p in parts]))
+        return cls._from_sequence([c for p in parts for c in p])
+
 # %% ../nbs/08_tables.ipynb #6d9ca7e3
 def _schema(
     schemas, # of the shards
@@ -127,7 +167,7 @@ def _scan(
     schema, # of all
     n:int,  # how many rows they have
 )->pd.DataFrame: # in the order of the files
-    "One pass over the shards, some hundred at a time, since the end of every file of a scan is held until it is over. A curve is a view of a row of the matrix that its column fills, and None where there is none."
+    "One pass over the shards, some hundred at a time, since the end of every file of a scan is held until it is over."
     lists = [f.name for f in schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
     files, checked, curves, there, rest, at = [*map(str, files)], dataset.ParquetFragmentScanOptions(pre_buffer=False, page_checksum_verification=True), {}, {c: np.zeros(n, bool) for c in lists}, [], 0
     for start in range(0, len(files), 256):
@@ -141,7 +181,7 @@ def _scan(
             curves[c][here][has] = found
         rest.append(table.drop_columns(lists))
     rows = pa.concat_tables(rest).combine_chunks().to_pandas()
-    for c in lists: rows[c] = pd.Series([*curves[c]], dtype=object).where(there[c], None) if c in curves else np.full(n, None)
+    for c in lists: rows[c] = Curves(curves.get(c, np.empty((n, 0), np.float32)), np.where(there[c], np.arange(n), -1))
     return rows[schema.names]
 
 # %% ../nbs/08_tables.ipynb #b41caa2c
@@ -220,12 +260,16 @@ def read(
     return rows.sort_values(KEY, ignore_index=True), manifests
 
 # %% ../nbs/08_tables.ipynb #6cda2c0b
+def _total(counts):
+    "How many images are in each draw. Integers as small as those of `draws` are added as they are, which is far faster."
+    return counts.sum(0, dtype=counts.dtype if counts.dtype == np.int16 and len(counts) < 2**14 else None)
+
 def mean(
     values,      # (n,) one per image
     counts=None, # (n, R) how often each image counts in each draw; None: once
 ):               # a number, or (R,)
     "Mean over images."
-    return values.mean() if counts is None else np.einsum('n,nr->r', values, counts)/counts.sum(0) # einsum reads the small integers as they are; @ would copy them as floats
+    return values.mean() if counts is None else np.einsum('n,nr->r', values, counts)/_total(counts) # einsum reads the small integers as they are; @ would copy them as floats
 
 def mean_size(
     values,      # (n,) one per image
@@ -254,13 +298,22 @@ def _medians(curves, counts):
     at = lambda rank: np.take_along_axis(curves, np.take_along_axis(order, np.minimum(rank, n - 1).T, 0), 0).T
     return np.where(total, (at(low) + at(high))/2, np.nan)
 
+_areas = {}
+
+def _median_areas(curves, counts):
+    "`median_area` of draws. It takes long, and one table or figure after the other asks for the same: the last few thousand are kept."
+    key = *(sha256(np.ascontiguousarray(v)).digest() for v in (curves, counts)), curves.shape
+    if key not in _areas:
+        if len(_areas) >= 5000: _areas.pop(next(iter(_areas)))
+        _areas[key] = np.trapezoid(_medians(curves, counts), dx=1/(curves.shape[1] - 1), axis=0)
+    return _areas[key]
+
 def median_area(
     curves,      # (n, points) one per image
     counts=None, # (n, R) how often each image counts in each draw; None: once
 ):               # a number, or (R,)
     "Area under the median curve over images."
-    medians = np.median(curves, 0) if counts is None else _medians(curves, counts)
-    return np.trapezoid(medians, dx=1/(len(medians) - 1), axis=0)
+    return np.trapezoid(np.median(curves, 0), dx=1/(curves.shape[1] - 1)) if counts is None else _median_areas(curves, counts)
 
 # %% ../nbs/08_tables.ipynb #7fb9a9dc
 class Metric(NamedTuple):
@@ -307,18 +360,22 @@ def column_of(
     "The column that a metric's statistic takes."
     return METRICS[metric].column or metric if metric in METRICS else metric
 
+def _column(rows, metric): return rows.get(column_of(metric), pd.Series(np.nan, rows.index))
+
+def _numbers(column):
+    "A column as `values` gives it."
+    if not (there := column.notna().to_numpy()).any(): return np.full(len(column), np.nan)
+    found = (column.array.stacked() if isinstance(column.array, Curves) else np.stack(column[there]) if column.dtype == object else column.to_numpy()[there]).astype(float)
+    out = np.full((len(column), *found.shape[1:]), np.nan)
+    out[there] = np.where(np.isfinite(found), found, np.nan)
+    return out
+
 def values(
     rows:pd.DataFrame, # from `read`
     metric:str,        # a key of `METRICS`, or another column of numbers
 )->np.ndarray:         # (n,), or (n, points) for curves; NaN where it was not run or is not finite
     "What a metric's statistic takes, for each row."
-    column = rows.get(column_of(metric))
-    if column is None or not (there := column.notna().to_numpy()).any(): return np.full(len(rows), np.nan)
-    found = column.to_numpy()[there]
-    found = (np.concatenate(found).reshape(len(found), -1) if found.dtype == object else found).astype(float)
-    out = np.full((len(rows), *found.shape[1:]), np.nan)
-    out[there] = np.where(np.isfinite(found), found, np.nan)
-    return out
+    return _numbers(_column(rows, metric))
 
 def present(
     values, # from `values`
@@ -427,9 +484,9 @@ def estimates(
     metric:str,        # a key of `METRICS`
 )->tuple[dict,dict]:   # statistic and number of images by group; only groups that have a value
     "A metric's statistic over the images of each group."
-    column, number, count = rows.filter([column_of(metric)]), {}, {}
+    column, number, count = _column(rows, metric), {}, {}
     for k, i in rows.groupby(by).indices.items():
-        v = values(column.iloc[i], metric)
+        v = _numbers(column.iloc[i])
         if n := int(present(v).sum()): number[k], count[k] = float(METRICS[metric].statistic(v[present(v)])), n
     return number, count
 
@@ -516,15 +573,6 @@ def draws(
     return np.stack([np.bincount(rng.integers(images, size=images), minlength=images).astype(np.int16) for _ in range(times)], 1)
 
 # %% ../nbs/08_tables.ipynb #03be650e
-_known = {}
-
-def _drawn(values, statistic, times, seed):
-    "A statistic in every draw. That of curves takes long, and other tables and figures ask for it again: it is kept."
-    if values.ndim == 1: return statistic(values, draws(len(values), times, seed))
-    key = statistic, times, seed, values.shape, blake2b(values).digest()
-    if key not in _known: _known[key] = statistic(values, draws(len(values), times, seed))
-    return _known[key]
-
 def interval(
     values,         # (n, ...) one per image, as `statistic` takes them
     statistic:Callable=mean, # `mean`, `mean_size` or `median_area`
@@ -536,8 +584,8 @@ def interval(
     both = [np.asarray(v, float) for v in (values, base) if v is not None]
     keep = np.logical_and.reduce([*map(present, both)])
     if keep.sum() < 2: return np.nan, np.nan
-    times = times or resamples(keep.sum(), both[0][0].size)
-    found, *less = (_drawn(v[keep], statistic, times, seed) for v in both)
+    counts = draws(int(keep.sum()), times or resamples(keep.sum(), both[0][0].size), seed)
+    found, *less = (statistic(v[keep], counts) for v in both)
     return tuple(np.quantile(found - sum(less), [.025, .975]).tolist())
 
 # %% ../nbs/08_tables.ipynb #ccda2dc8
@@ -559,9 +607,9 @@ def _compare(rows, column, base, other, by, keys):
     a, b = pairs(rows, column, base, other)
     groups, lines = a.groupby(by).indices, []
     for metric, m in METRICS.items():
-        columns, none = [f.filter([column_of(metric)]) for f in (a, b)], without_masks(a, by, metric)
+        columns, none = [_column(f, metric) for f in (a, b)], without_masks(a, by, metric)
         for k in keys:
-            va, vb = (values(c.iloc[groups.get(k, [])], metric) for c in columns)
+            va, vb = (_numbers(c.iloc[groups.get(k, [])]) for c in columns)
             both = present(va) & present(vb)
             va, vb, n = va[both], vb[both], int(both.sum())
             low, high = interval(vb, m.statistic, va) if n > 1 else ['undefined' if n else none.get(k, np.nan)]*2
@@ -606,13 +654,13 @@ class Sample:
         self.where = self.rows.groupby(['network', 'method', 'rule', 'steps']).indices
         n, most = self.image.max() + 1, max(map(len, self.where.values()))
         self.counts = np.hstack([np.ones((n, 1), np.int16), draws(int(n), resamples(most, 101))]) # the first column is the images as they are
-        self.column = lru_cache(lambda metric: self.rows.filter([column_of(metric)]))
+        self.column = lru_cache(lambda metric: _column(self.rows, metric))
         self.drawn = lru_cache(None)(lambda measure, metric, *cell: measure(self, metric, *cell))
 
     def scores(self, metric, network, method, rule, steps):
         "A metric's values (images, ...), NaN where there are none."
         i = self.where.get((network, method, rule, steps), [])
-        v = values(self.column(metric).iloc[i], metric)
+        v = _numbers(self.column(metric).iloc[i])
         out = np.full((len(self.counts), *v.shape[1:]), np.nan)
         out[self.image[i]] = v
         return out

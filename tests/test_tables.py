@@ -1,9 +1,10 @@
 "Tables and claims of results whose truth is known, and every way in which results can be incomplete or wrong."
-import io, re, shutil, subprocess
+import io, json, re, shutil, subprocess
 from itertools import product
 
-import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
+from idgi_repro import tables
 from idgi_repro.gradients import InputError
 from idgi_repro.models import STUDY
 from idgi_repro.study import METHODS
@@ -59,6 +60,97 @@ def test_a_foreign_parquet_file_is_named(results):
 def test_nothing_to_report(tmp_path):
     with pytest.raises(InputError, match='there is no results folder'): read(tmp_path/'nowhere')
     with pytest.raises(InputError, match='holds no results'): read(tmp_path)
+
+
+def test_a_shard_whose_end_is_whole_and_whose_middle_is_not(results):
+    file = results/'mini_resnet-closed.parquet'
+    pq.write_table(pq.read_table(file), file, compression='none', use_dictionary=False, write_page_checksum=True)
+    content, notes = bytearray(file.read_bytes()), []
+    at = pq.read_metadata(file).row_group(0).column(10).data_page_offset + 400
+    content[at] ^= 1                                            # one bit of one number
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r'mini_resnet-closed\.parquet is damaged.*checksum'): read(results)
+    rows, manifests = read(results, notes)
+    assert len(manifests) == 3 and {*rows[rows.network == 'mini_resnet'].grid} == {'study'} and len(notes) == 1 and 'mini_resnet-closed' in notes[0]
+
+
+def test_damaged_files_are_left_out_for_who_takes_notes(results):
+    whole = read(results)[0]
+    for name, content in (('a', b''), ('deeper/z', b'PAR1 and no more')): (results/f'{name}.parquet').write_bytes(content)
+    pd.DataFrame({'a': [1]}).to_parquet(results/'foreign.parquet')
+    with pytest.raises(InputError) as e: read(results)
+    notes = []
+    assert read(results, notes)[0].equals(whole) and len(notes) == 3 and all(n.startswith('Left out: ') and f'{name}.parquet is damaged' in n and name in str(e.value) for n, name in zip(notes, ('a', 'deeper/z', 'foreign')))
+    for file in results.rglob('*.parquet'): file.write_bytes(b'')
+    with pytest.raises(InputError, match='run the study again'): read(results, [])
+
+
+def rewritten(file, schema=lambda s: s, **about):
+    "The file with entries of its manifest replaced, and its columns' types."
+    t = pq.read_table(file)
+    manifest = {k: v for k, v in (json.loads(t.schema.metadata[b'idgi_repro']) | about).items() if v is not None}
+    pq.write_table(t.cast(schema(t.schema)).replace_schema_metadata({b'idgi_repro': json.dumps(manifest).encode()}), file)
+
+
+@pytest.mark.parametrize('about', [dict(version='0.10.0'), dict(numerics='abc'), dict(weights='others'), dict(version=None)])
+def test_rows_that_were_made_differently_never_mix_unnoticed(tmp_path, about):
+    simulate(tmp_path/'a', networks=('mini_resnet', 'mini_vgg'), version='0.9.0')
+    simulate(tmp_path/'b', networks=('mini_resnet',), grids=('closed',), steps=(16, 64), seed=1, version='0.9.0')
+    read(tmp_path, notes := [])
+    assert not notes
+    rewritten(tmp_path/'b'/'mini_resnet-closed.parquet', **about)
+    rows, manifests = read(tmp_path, notes)
+    (note,) = notes
+    assert 'mini_resnet on embedded:100, closed grid' in note and 'mini_vgg' not in note and 'study grid' not in note and (f'{[*about][0]} {[*about.values()][0]} (1 file)' in note or None in about.values()) and len(manifests) == 5
+    with pytest.warns(UserWarning, match='are mixed'): assert read(tmp_path)[0].equals(rows)
+    assert len(rows) == (2*2*3 + 1)*40*3*2
+
+
+def test_of_equally_full_rows_those_of_the_newest_version_count(tmp_path):
+    for folder, seed, version in (('a', 1, '0.9.0'), ('b', 2, '0.10.0'), ('c', 3, '0.2.0')): simulate(tmp_path/folder, networks=('mini_resnet',), grids=('closed',), seed=seed, version=version)
+    rows, manifests = read(tmp_path, notes := [])
+    assert rows.equals(read(tmp_path/'b')[0]) and [m['version'] for m in manifests] == ['0.10.0'] and not notes
+
+
+def test_types_that_differ_between_shards(tmp_path):
+    "A shard without curves has no type for them, and texts have one of two."
+    simulate(tmp_path, networks=('mini_resnet',), shards=4)
+    whole, files = read(tmp_path)[0], sorted(tmp_path.glob('*.parquet'))
+    lists = [f'{c}_curve' for c in SCORES[2:]]
+    bare = pq.read_table(files[0])
+    for c in lists: bare = bare.set_column(bare.column_names.index(c), c, pa.nulls(len(bare)))
+    pq.write_table(bare, files[0])
+    rewritten(files[1], lambda s: pa.schema([f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in s]))
+    rows, gone = read(tmp_path)[0], None
+    gone = whole['name'].isin(bare['name'].to_pylist()) & (whole.grid == 'closed')
+    assert rows.drop(columns=lists).equals(whole.drop(columns=lists))
+    for c in lists: assert rows[c].isna().equals(gone | whole[c].isna()) and rows[c][~gone].reset_index(drop=True).equals(whole[c][~gone].reset_index(drop=True))
+
+
+def test_many_shards_are_read_in_one_pass_and_say_the_same(tmp_path, monkeypatch):
+    "Against pandas, a file and a group at a time."
+    simulate(tmp_path, networks=('mini_resnet', 'mini_vgg'), images=278, shards=50)
+    scanned, plain = [], tables.dataset.dataset
+    monkeypatch.setattr(tables.dataset, 'dataset', lambda files, *a, **k: scanned.extend(files) or plain(files, *a, **k))
+    rows, manifests = read(tmp_path)
+    files = sorted(tmp_path.glob('*.parquet'))
+    assert scanned == [*map(str, files)] and len(files) == len(manifests) == 200 and len(rows) == 2*2*278*3*2*3
+    naive = pd.concat([pq.ParquetFile(f).read().to_pandas() for f in files]).sort_values(tables.KEY, ignore_index=True)
+    lists = [c for c in naive if c.endswith('_curve')]
+    assert rows.drop(columns=lists).equals(naive.drop(columns=lists))
+    for c in lists: assert all(a is b is None or np.array_equal(a, b) for a, b in zip(rows[c], naive[c]))
+    number = table(rows, 'sic_entropy', grid='study').frame.set_index('network')
+    for (network, method, rule), g in naive[(naive.grid == 'study') & (naive.steps == 32)].groupby(['network', 'method', 'rule']):
+        curve = np.median(np.stack(g.sic_entropy_curve.dropna()).astype(float), 0)
+        assert number.loc[network, tables.TITLES[method, rule]] == np.trapezoid(curve, dx=.01)
+    f = gains(rows).frame.set_index(['network', 'method', 'metric'])
+    a, b = (naive[(naive.network == 'mini_vgg') & (naive.grid == 'closed') & (naive.steps == 32) & (naive.method == 'gig') & (naive.rule == r)] for r in ('riemann', 'idgi'))
+    for metric in ('insertion', 'sic_msssim'):
+        statistic = METRICS[metric].statistic
+        x, y = (np.stack(g[METRICS[metric].column or metric].dropna()).astype(float) for g in (a, b))
+        drawn = [np.repeat(np.arange(len(x)), c) for c in draws(len(x), tables.resamples(*x.shape)).T]
+        brute = np.quantile([statistic(y[d]) - statistic(x[d]) for d in drawn], [.025, .975])
+        assert np.allclose(f.loc[('mini_vgg', 'GIG', METRICS[metric].title), ['low', 'high']].astype(float), brute, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize('poorer', ['a', 'z'])
