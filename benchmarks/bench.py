@@ -200,10 +200,13 @@ def scale(device, quick, batch):
             yield dict(by=what, **a, ms_per_point=1000*out['seconds']/a['n']/a['batch'], peak_mib=out['peak'])
 
 
+def processor():
+    info = Path('/proc/cpuinfo')
+    return next((l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')), '') if info.exists() else platform.processor()
+
 def machine(device):
     import importlib.metadata as m
-    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
-    return dict(device=torch.cuda.get_device_name() if device == 'cuda' else f'{cpu}, {torch.get_num_threads()} threads', python=platform.python_version()) | {p: m.version(p) for p in ('torch', 'torchvision', 'numpy', 'pillow', 'captum', 'saliency', 'pytorch-msssim')}
+    return dict(device=torch.cuda.get_device_name() if device == 'cuda' else f'{processor()}, {torch.get_num_threads()} threads', python=platform.python_version()) | {p: m.version(p) for p in ('torch', 'torchvision', 'numpy', 'pillow', 'captum', 'saliency', 'pytorch-msssim')}
 
 def picture(table, scales, title):
     import matplotlib.pyplot as plt, seaborn as sns

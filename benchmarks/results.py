@@ -2,18 +2,17 @@
 
 Time and memory of the way from a large results folder to the report: reading, tables, figures and the page, without photographs.
 The results are made up, with the columns of real ones: ten networks, three methods with both rules, five step counts, both grids."""
-import argparse, multiprocessing, os, platform, tempfile, threading, time
+import argparse, multiprocessing, os, tempfile, threading, time
 from pathlib import Path
 
+from bench import high_water, processor
 from idgi_repro import report as R
 from idgi_repro.models import STUDY
 from idgi_repro.tables import result_files, simulate
 
 GRIDS, STEPS, METHODS = ('closed', 'study'), (8, 16, 32, 64, 128), ('ig', 'gig', 'blurig')
 
-def peak():
-    "The most memory that this process has had, in GiB."
-    return next(int(l.split()[1])/2**20 for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmHWM'))
+def peak(): return high_water()/1024 # GiB
 
 def write(folder, rows, shards):
     "Made-up results of at least `rows` rows in `shards` files, a tenth of them for each network."
@@ -62,7 +61,6 @@ def main():
         timed(R.report, times)(folder, f'{tmp}/report', maps_of=None)
         done.set(); watcher.join()
         shards = len(result_files(folder))
-    model = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), platform.processor())
     rows, whole = times.pop('rows'), times['report']
     lines = '\n'.join(f'| {what} | {times[k]["seconds"]:.0f} | {times[k]["work"]:.0f} | {times[k]["peak"]:.2f} |' for what, k in (('reading', 'read'), ('tables', 'all_tables'), ('figures', 'drawn'), ('all, with the page', 'report')))
     text = f'''# A large results folder
@@ -75,7 +73,7 @@ def main():
 {lines}
 
 The processes that draw the figures share the rows and have {forked[0]:.2f} GiB of their own at most, in sum.
-{model}, {len(os.sched_getaffinity(0))} cores, load {load:.1f} before the start; written by `benchmarks/results.py`.
+{processor()}, {len(os.sched_getaffinity(0))} cores, load {load:.1f} before the start; written by `benchmarks/results.py`.
 '''
     Path(a.out).mkdir(parents=True, exist_ok=True)
     (Path(a.out)/'results.md').write_text(text)
