@@ -20,7 +20,6 @@ from . import __version__
 from .data import completeness, open_images, per_class, slug, unreadable, whole
 from .gradients import InputError, enough_memory, predict
 from .models import EMBEDDED, STUDY, load
-from .figures import draw_maps, six_maps
 from .study import METHODS, Shard, check_kind, numerics
 from .tables import result_files
 from .workflow import Study, configured, estimate, make_choice, parameters, pending, read_choice, read_config, remarks, told
@@ -60,6 +59,7 @@ def explain(
     device:str='cpu',  # where to compute
 )->Path:               # the figure
     "Draws a photograph and its six maps. Raises `InputError` for anything that cannot be used."
+    from idgi_repro.figures import draw_maps, six_maps  # here, since the other commands start faster without them
     Shard(steps=(steps,), grid=grid)
     _writable(out := Path(out))
     net, item = load(model, device), open_images(photo, labels=False)[0]
@@ -261,6 +261,7 @@ def _parser():
     s.add_argument('--exact', action='store_true', help='use the networks as they are, without folding batch norm and changing the memory layout')
     s.add_argument('--precision', help='of the networks on a GPU: float32, or tf32 or bf16, which trade digits for speed (default: float32)')
     s.add_argument('--batch-size', type=int, metavar='N', help='points or images per pass through the network (default: 32 on a CPU, on a GPU what fits)')
+    s.add_argument('--threads', type=int, metavar='N', help='of the processor for each shard (default: all cores)')
     s.add_argument('--keep-maps', action='store_true', help='keep the saliency maps as well, in half precision, in files beside the rows')
     s.add_argument('--seed', type=int, help='of the choice of images (default: 0)')
     s.add_argument('--device', help=f"cpu or cuda (default: {device['default']})")

@@ -284,7 +284,7 @@ def results_folder(
 def _written(table, manifest, file, **options):
     "Writes a table with its manifest, whole or not at all."
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b'idgi_repro': json.dumps(manifest).encode()})
-    with whole(file) as part: pq.write_table(table, part, compression='zstd', **options)
+    with whole(file) as part: pq.write_table(table, part, compression='zstd', write_page_checksum=True, **options)
 
 def write(
     rows:list[dict], # the shard's rows
@@ -389,7 +389,7 @@ def run(
         before += len(about) + len(skipped)
         if about: rows += _finite_rows(net, seen, [dict(network=net.name, data=shard.data) | a for a in about], failed, shard, references, batch_size, tick, kept)
     if not rows: raise InputError(f'no image of {shard.start} to {shard.stop} could be computed for {net.name}: {failed or "there are fewer correctly classified images"}')
-    manifest = dict(shard=asdict(shard), version=__version__, numerics=numerics(), torch=torch.__version__, python=platform.python_version(), device=str(device), batch_size=batch_size, seconds=round(time.perf_counter()-began, 1), weights=weights,
+    manifest = dict(shard=asdict(shard), version=__version__, numerics=numerics(), torch=torch.__version__, python=platform.python_version(), device=str(device), threads=torch.get_num_threads(), batch_size=batch_size, seconds=round(time.perf_counter()-began, 1), weights=weights,
                     skipped=unread[['name', 'error']].values.tolist(), failed=failed)
     if keep_maps: write_maps(kept, manifest, maps_file(file))
     write(rows, manifest, file)

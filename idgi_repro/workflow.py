@@ -40,6 +40,7 @@ class Study:
     exact:bool=False               # leave the networks as they are, instead of preparing them for speed
     precision:str='float32'        # of a prepared network on a GPU: 'float32', 'tf32' or 'bf16'
     batch_size:'Optional[int]'=None       # points or images per pass; None: 32 on a CPU, on a GPU what fits
+    threads:'Optional[int]'=None          # of the processor for each shard; None: all cores. Small networks run faster as several shards of one thread
     keep_maps:bool=False           # whether the saliency maps are kept beside the rows
     photographs:bool=True          # whether the report shows images
     device:str='cpu'               # 'cpu' or 'cuda'
@@ -49,6 +50,7 @@ class Study:
         check_fields(self)
         unknown = [r for r in self.resources if r not in RULES] + [r for r, v in self.resources.items() if not isinstance(v, dict)]
         if unknown: raise InputError(f'resources are given for {unknown[0]!r}; they belong under one of {", ".join(RULES)}, as names with values')
+        if self.threads is not None and self.threads < 1: raise InputError(f'threads must be at least 1, or nothing for all cores, not {self.threads}')
         self.shards()
         same = [n for n, k in Counter(map(slug, self.networks)).items() if k > 1]
         if same: raise InputError(f'two networks would share the file name {same[0]!r}; run them as two studies')
@@ -96,6 +98,7 @@ def make_choice(
     network:str, # one of its networks
 )->dict: # network, name, weights, numerics, device, images, wanted, unlabelled, unread, shards: {result file: its `Shard`'s fields}, seconds: {result file: estimate}
     "Selects the images, names the shards and, unless an answer like this stands, times the network; writes the answer beside the results. Raises `InputError` for anything that cannot be used."
+    if study.threads: torch.set_num_threads(study.threads)
     out, net, data = results_folder(study.out), load(network, study.device), open_images(study.data)
     chosen, unread = choose(net, data, study.images, study.seed, out)
     weights, names = net.fingerprint(), list(chosen['name'])
@@ -157,7 +160,7 @@ def parameters(
     shard:dict, # fields of a `Shard`, from `make_choice`
 )->dict:        # of experiments/shard.ipynb
     "All that a shard's papermill run needs."
-    return shard | dict(out=study.out, device=study.device, batch_size=study.batch_size, keep_maps=study.keep_maps)
+    return shard | dict(out=study.out, device=study.device, batch_size=study.batch_size, threads=study.threads, keep_maps=study.keep_maps)
 
 def pending(
     study:Study,

@@ -190,6 +190,17 @@ def test_a_damaged_result_is_computed_again(damage, shard_and_rows, tmp_path):
         assert stands(file, False)
 
 
+def test_one_flipped_bit_is_noticed_where_rows_are_read(shard_and_rows, tmp_path):
+    file = tmp_path/'a.parquet'
+    write(shard_and_rows[1].to_dict('records'), dict(), file)
+    at = pq.read_metadata(file).row_group(0).column(5).data_page_offset + 60
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+    assert stands(file, False)                      # it ends as it should, and that is all the study looks at
+    with pytest.raises(InputError, match='a.parquet is damaged.*delete it and run the study again'): read(tmp_path)
+
+
 def test_parquet_that_is_no_result_does_not_stand(tmp_path):
     pd.DataFrame(dict(a=[1])).to_parquet(tmp_path/'a.parquet')
     with pytest.warns(UserWarning, match='a.parquet is damaged'): assert not stands(tmp_path/'a.parquet', False)

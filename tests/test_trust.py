@@ -154,7 +154,7 @@ def test_the_shard_notebook_states_the_types_of_a_shard():
     stated = {k: p['inferred_type_name'] for k, p in papermill.inspect_notebook(notebook('shard')).items()}
     assert set(stated.values()) <= set(KINDS)
     for f in fields(Shard): assert stated.pop(f.name) == ({'methods': 'list[str]', 'steps': 'list[int]'}.get(f.name) or f.type.__name__)
-    assert stated == dict(batch_size='Optional[int]', keep_maps='bool', out='str', device='str')
+    assert stated == dict(batch_size='Optional[int]', threads='Optional[int]', keep_maps='bool', out='str', device='str')
 
 
 @pytest.mark.parametrize('value, kinds', [
