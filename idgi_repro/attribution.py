@@ -27,44 +27,51 @@ def riemann(
     return grad*dx
 
 # %% ../nbs/03_attribution.ipynb #7a82dca0
+def _squares(grad):
+    "The gradient's squares, scaled by its largest component, and their sum, 1 where all are zero."
+    top = grad.abs().amax((1, 2, 3), keepdim=True)
+    squares = (grad/torch.where(top > 0, top, 1.)).square_()
+    norm = squares.sum((1, 2, 3), keepdim=True)
+    return squares, torch.where(norm > 0, norm, 1.)
+
 def idgi(
     grad:Tensor, # (B, C, H, W) gradient of the target's score at the segment's start
     dx:Tensor,   # (B, C, H, W) from this point to the next; unused
     df:Tensor,   # (B,) change of the score over the segment
 )->Tensor:       # (B, C, H, W) the segment's share of the attribution; sums to df
     "IDGI's segment, `grad² df / |grad|²`, zero where the gradient is zero (Yang, Wang, Bilgic 2023, Algorithm 1)."
-    top = grad.abs().amax((1, 2, 3), keepdim=True)
-    u2 = (grad/torch.where(top > 0, top, 1.)).square_()
-    norm = u2.sum((1, 2, 3), keepdim=True)
-    return u2.mul_(df.view(-1, 1, 1, 1)/torch.where(norm > 0, norm, 1.))
+    squares, norm = _squares(grad)
+    return squares.mul_(df.view(-1, 1, 1, 1)/norm)
 
 # %% ../nbs/03_attribution.ipynb #b6d8dd59
 RULES = {rule.__name__: rule for rule in (riemann, idgi)}
 
 # %% ../nbs/03_attribution.ipynb #2bac20db
-def _displacement(p, q, v_scale):
-    "From point p to q: by p's velocity where the path has one, else the difference."
-    return (q.x - p.x).to(p.g) if p.v is None else p.v*v_scale
-
-# %% ../nbs/03_attribution.ipynb #bfc00278
 def _curved(rule): return getattr(rule, 'needs_hessian', False)
 
+def _add(total, rule, p, q, squares, n, right):
+    "Adds what the rule gives the segment from p to q. The study's two rules make no image for it: IDGI's squares are p's own, whatever n, and Riemann's displacement may be the path's velocity."
+    df, g = torch.zeros_like(p.f) if q.f is None else q.f - p.f, q.g if right and rule is riemann else p.g
+    if rule is idgi: total.addcmul_(squares[0], df.view(-1, 1, 1, 1)/squares[1])
+    elif rule is riemann and p.v is not None: total.addcmul_(g, p.v, value=1/n)
+    else:
+        dx = (q.x - p.x).to(g) if p.v is None else p.v/n
+        if rule is riemann: total.addcmul_(g, dx)
+        else: total += rule(g, dx, df, p.h) if _curved(rule) else rule(g, dx, df)
+
+# %% ../nbs/03_attribution.ipynb #bfc00278
 def _walk(path, look, x, steps, rules, grid, tick):
     "Sums of every rule and n over one walk of max(steps) segments, and the scores met on the way (points, B)."
     N, last, scores = max(steps), {}, []
     sums = {(rule.__name__, n): torch.zeros_like(x) for rule in rules for n in steps}
     for j, q in enumerate(path.visit(look, x, N, grid)):
         if q.f is not None: scores.append(q.f)
+        squares = _squares(q.g) if idgi in rules and q.g is not None else None
         for n in steps:
             if j % (N//n): continue
             if j:
-                p = last[n]
-                dx = _displacement(p, q, 1/n)
-                df = torch.zeros_like(p.f) if q.f is None else q.f - p.f
-                for rule in rules:
-                    g = q.g if rule is riemann and grid in path.right_riemann else p.g
-                    sums[rule.__name__, n] += rule(g, dx, df, p.h) if _curved(rule) else rule(g, dx, df)
-            last[n] = q
+                for rule in rules: _add(sums[rule.__name__, n], rule, last[n][0], q, last[n][1], n, grid in path.right_riemann)
+            last[n] = q, squares
         if q.g is not None: tick(len(x))
     return {k: path.sign*v for k, v in sums.items()}, torch.stack(scores)
 

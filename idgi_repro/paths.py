@@ -105,8 +105,7 @@ class StraightPath(Path):
     ): self.baseline = baseline
 
     def at(self, x, t):
-        start = _baseline(self.baseline, x)
-        return start + t.to(x)[:, None, None, None, None]*(x - start)
+        return torch.lerp(_baseline(self.baseline, x), x, t.to(x)[:, None, None, None, None])
 
     def positions(self, n, grid):
         if grid == 'closed': return super().positions(n, grid)
@@ -166,19 +165,19 @@ class BlurPath(Path):
 
     def curve(self, x, points=True, velocities=True):
         (V, Vi), (U, Ui) = ([m.to(x.device) for m in _cosines(s)] for s in x.shape[-2:])
-        spectrum = (Vi @ x.double() @ Ui.mT).to(x)
+        spectrum = (Vi @ x.detach().double() @ Ui.mT).to(x)
         V, U, step = V.to(x), U.to(x), self.grad_step or .01
-        def shown(weights):
+        def show(weights, out):
             K, L = weights.shape
-            return V[:, :K] @ (weights.to(x)*spectrum[..., :K, :L]) @ U[:, :L].mT
+            torch.matmul(V[:, :K], (weights.to(x)*spectrum[..., :K, :L]) @ U[:, :L].mT, out=out)
         def see(t):
-            xs, vs = [], []
-            for sigma in (self.max_sigma*t.double()).tolist():
+            xs, vs = (x.new_empty(len(t), *x.shape) if wanted else None for wanted in (points, velocities))
+            for i, sigma in enumerate((self.max_sigma*t.double()).tolist()):
                 (r, r1), (c, c1) = (_kept(s, sigma, step, x.dtype) for s in x.shape[-2:])
                 now = r[:, None]*c
-                if points: xs.append(shown(now) if sigma else x)
-                if velocities: vs.append(shown((r1[:, None]*c1 - now)*(self.max_sigma/step)))
-            return torch.stack(xs) if points else None, torch.stack(vs) if velocities else None
+                if points: show(now, xs[i]) if sigma else xs[i].copy_(x.detach())
+                if velocities: show((r1[:, None]*c1 - now)*(self.max_sigma/step), vs[i])
+            return xs, vs
         velocities = velocities and self.grad_step is not None
         return see
 
