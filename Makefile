@@ -7,24 +7,19 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
+STUDY  := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
 
 .PHONY: demo test sample bench setup readme check clean
 
 demo: setup
-	$(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile workflow/config/embedded.yaml
+	$(STUDY) workflow/config/embedded.yaml
 
 test: setup
 	$(BIN)/nbdev_test --n_workers 1 --pause 0 --timing
 	$(BIN)/pytest
 
-REAL   := ../shared/realdata
-SAMPLE := study --data $(REAL)/imagenet-sample --models $(REAL)/realdata.py:mobilenet_v2 $(REAL)/realdata.py:squeezenet1_0 --images 48 --shard-size 2 --out figures/sample/rows
-
-# the reference of 1024 steps belongs to the closed grid; what stands is not computed again
 sample: setup
-	$(BIN)/idgi-repro $(SAMPLE) --grids closed
-	$(BIN)/idgi-repro $(SAMPLE) --grids study --references 0
-	$(BIN)/idgi-repro report figures/sample/rows --out figures/sample --no-photographs
+	$(STUDY) workflow/config/sample.yaml
 
 bench: setup
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev,bench]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev,bench]"
