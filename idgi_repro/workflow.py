@@ -96,14 +96,14 @@ def read_choice(
 def make_choice(
     study:Study,
     network:str, # one of its networks
-)->dict: # network, name, weights, numerics, device, images, wanted, unlabelled, unread, shards: {result file: its `Shard`'s fields}, seconds: {result file: estimate}
+)->dict: # network, name, weights, numerics, device, threads, images, wanted, unlabelled, unread, shards: {result file: its `Shard`'s fields}, seconds: {result file: estimate}
     "Selects the images, names the shards and, unless an answer like this stands, times the network; writes the answer beside the results. Raises `InputError` for anything that cannot be used."
     if study.threads: torch.set_num_threads(study.threads)
     out, net, data = results_folder(study.out), load(network, study.device), open_images(study.data)
     chosen, unread = choose(net, data, study.images, study.seed, out)
     weights, names = net.fingerprint(), list(chosen['name'])
     shards = {s.file(weights, names[s.start:s.stop]): asdict(s) for s in study.shards(network) if s.start < len(names)}
-    found = json.loads(json.dumps(dict(network=network, name=net.name, weights=weights, numerics=numerics(), device=study.device, images=len(names), wanted=study.images, unlabelled='' if data.categories else data.advice,
+    found = json.loads(json.dumps(dict(network=network, name=net.name, weights=weights, numerics=numerics(), device=study.device, threads=study.threads, images=len(names), wanted=study.images, unlabelled='' if data.categories else data.advice,
                                        unread=unread[['name', 'error']].values.tolist(), shards=shards)))
     known = read_choice(study, network)
     if known and found.items() <= known.items(): return known

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from io import BytesIO
 
 import pandas as pd
@@ -152,6 +153,16 @@ def test_a_study_says_that_there_are_no_labels(tmp_path, photo):
     assert found['images'] == 1
     said = remarks(study, found)
     assert 'has no labels, so the class that mini_resnet predicts is explained; for labels, place val_annotations.txt' in said[0] and said[1] == 'mini_resnet classifies 1 images correctly, not 2'
+
+
+def test_the_pace_of_another_number_of_threads_is_measured_anew(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr('torch.set_num_threads', used.append)
+    one = Study(('mini_vgg',), 'embedded:8', out=str(tmp_path/'results'), images=1, threads=1)
+    found = make_choice(one, 'mini_vgg')
+    assert used == [1] and found['threads'] == 1 and make_choice(one, 'mini_vgg') == found
+    other = make_choice(replace(one, threads=None), 'mini_vgg')
+    assert other['threads'] is None and other['seconds_per_gradient'] != found['seconds_per_gradient'] and other['shards'] == found['shards']
 
 
 @pytest.mark.parametrize('argv, message', [

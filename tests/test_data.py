@@ -74,7 +74,7 @@ def test_the_studys_layout(tmp_path, at):
     assert labels(images) == [0, 1, 1] and images.categories == [GOLDFISH, TENCH] and images[0].name == 'a.JPEG'
 
 @pytest.mark.parametrize('lines, said', [
-    ([f'a.JPEG\tn09999999', f'b.JPEG\t{TENCH}'], "'n09999999' is not among"),
+    (['a.JPEG\tn09999999', f'b.JPEG\t{TENCH}'], "'n09999999' is not among"),
     ([f'a.JPEG\t{TENCH}'], 'says nothing about b.JPEG'),
     (['a.JPEG', f'b.JPEG\t{TENCH}'], 'a tab and a WordNet id'),
     ([], 'says nothing about a.JPEG'),

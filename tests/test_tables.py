@@ -8,7 +8,7 @@ from idgi_repro import tables
 from idgi_repro.gradients import InputError
 from idgi_repro.models import STUDY
 from idgi_repro.study import METHODS
-from idgi_repro.tables import (CLAIMS, EFFECTS, KINDS, LOWERS, METRICS, NO_MASKS, NOT_RUN, PAPERS, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS, Claim, Sample, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
+from idgi_repro.tables import (CLAIMS, EFFECTS, LOWERS, METRICS, NO_MASKS, NOT_RUN, PAPERS, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS, Claim, Sample, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
                                moved, network_names, pairs, read, shares, simulate, sizes, table, values, verdict)
 
 BLUR, PATCHY = "BlurIG's path changes little over most of its length", "IDGI's maps are more patch-like"
