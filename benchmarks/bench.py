@@ -237,7 +237,7 @@ def report(table, scales, on, rounds, points):
     "All that was measured, as Markdown."
     by_n = scales[scales.by == 'n']
     return '\n'.join([f'# Benchmarks\n\n{title(on)}; {rounds} rounds, batches of {points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios are medians of the rounds\', with their smallest and largest; what is `over the floor` has twice the rounds, and other packages run in a process of their own.\n',
-        table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}, 8 points per pass: {by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]:.3f} (wanted ≤ 1.05), each the median of three processes.\n', scales.to_markdown(index=False, floatfmt='.1f'),
+        table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}, 8 points per pass: {by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]:.3f} (wanted ≤ 1.05), each the median of three processes, or of one if quick.\n', scales.to_markdown(index=False, floatfmt='.1f'),
         '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n'])
 
 def main():
@@ -256,7 +256,9 @@ def main():
     rounds, n, B = (1, 16, 2) if a.quick else (a.rounds, 32, 8)
     out, name = Path(a.out), 'cuda' if a.device == 'cuda' else 'cpu'
     out.mkdir(parents=True, exist_ok=True)
-    if a.sizes: lines = json.loads((out/f'{name}.json').read_text())['table']
+    if a.sizes:
+        if not (out/f'{name}.json').exists(): p.error(f'{out} holds no {name}.json whose other sections could be kept; leave out --sizes')
+        lines = json.loads((out/f'{name}.json').read_text())['table']
     else:
         net = network(a.device)
         items, pixels = photographs(net, B, a.device)
