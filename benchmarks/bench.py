@@ -13,13 +13,15 @@ import numpy as np, pandas as pd, torch
 from pytorch_msssim import ms_ssim
 from torch import nn
 
-from idgi_repro.attribution import attribute, idgi, riemann, saliency
-from idgi_repro.data import PHOTOGRAPHS, Photo, load_batch
-from idgi_repro.gradients import evaluating, predict, prepare, probability
-from idgi_repro.metrics import _pool, _size, CODECS, information_curves, insert, insertion, ranks
-from idgi_repro.models import Network
-from idgi_repro.paths import BlurPath, GuidedPath, StraightPath
-from idgi_repro.study import Shard, black_of, rows_of, study_maps, views
+from idgi_repro.method.attribution import attribute, saliency
+from idgi_repro.method.rules import idgi, riemann
+from idgi_repro.study.embedded import PHOTOGRAPHS
+from idgi_repro.study.images import Photo, load_batch
+from idgi_repro.method.gradients import evaluating, predict, prepare, probability
+from idgi_repro.method.metrics import CODECS, _pool, _size, information_curves, insert, insertion, ranks
+from idgi_repro.study.models import Network
+from idgi_repro.method.paths import BlurPath, GuidedPath, StraightPath
+from idgi_repro.study.shard import Shard, black_of, rows_of, study_maps, views
 
 LIMITS = {'IG walk': 1.05, 'BlurIG walk': 1.05, 'GIG walk': 1.10, 'scoring': 1.15}      # at most, over the floor
 FASTER = {'IG, Captum': 1.75, 'IG, PAIR': None, 'GIG, PAIR': 2.6, 'BlurIG, PAIR': 3.7}  # at least

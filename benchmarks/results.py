@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bench import high_water, processor
 from idgi_repro import report as R
-from idgi_repro.models import STUDY
-from idgi_repro.tables import result_files, simulate
+from idgi_repro.study.models import STUDY
+from idgi_repro.report.results import result_files, simulate
 
 GRIDS, STEPS, METHODS = ('closed', 'study'), (8, 16, 32, 64, 128), ('ig', 'gig', 'blurig')
 

@@ -6,10 +6,12 @@ from captum.attr import IntegratedGradients as CaptumIG
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from idgi_repro.attribution import IDGI, BlurIG, GuidedIG, IntegratedGradients, NotFinite, attribute, idgi, riemann, saliency
-from idgi_repro.gradients import InputError, contrast, logit, predict, probability
-from idgi_repro.models import load
-from idgi_repro.paths import BlurPath, GuidedPath, StraightPath
+from idgi_repro.method.attribution import BlurIG, GuidedIG, IDGI, IntegratedGradients, NotFinite, attribute, saliency
+from idgi_repro.method.rules import idgi, riemann
+from idgi_repro.errors import InputError
+from idgi_repro.method.gradients import contrast, logit, predict, probability
+from idgi_repro.study.models import load
+from idgi_repro.method.paths import BlurPath, GuidedPath, StraightPath
 import reference
 from reference import Function, image, pictures, smooth
 

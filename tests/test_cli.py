@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from idgi_repro.cli import main, notebook
-from idgi_repro.data import Embedded
-from idgi_repro.workflow import Study, make_choice, remarks
+from idgi_repro.study.images import Embedded
+from idgi_repro.study.workflow import Study, make_choice, remarks
 
 
 @pytest.fixture

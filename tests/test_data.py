@@ -9,9 +9,12 @@ from PIL import Image
 from scipy.io import savemat
 from torch import nn
 
-from idgi_repro.data import DEVKIT, SHAPES, SIDE, TRUTH, Embedded, Images, Photo, UnreadableImage, completeness, draw, load_batch, open_images, per_class, select, unreadable
-from idgi_repro.gradients import InputError
-from idgi_repro.models import Network
+from idgi_repro.study.embedded import SHAPES, SIDE, draw
+from idgi_repro.study.imagenet import DEVKIT, TRUTH, completeness, open_images, per_class, unreadable
+from idgi_repro.study.images import Embedded, Images, Photo, UnreadableImage, load_batch
+from idgi_repro.study.selection import select
+from idgi_repro.errors import InputError
+from idgi_repro.study.models import Network
 
 REALDATA = Path(os.environ.get('IDGI_SHARED') or Path(__file__).resolve().parents[2]/'shared')/'realdata'
 TENCH, GOLDFISH = 'n01440764', 'n01443537'

@@ -12,11 +12,16 @@ import torch
 from torch import nn
 
 from idgi_repro import cli, data as images_room, study as room
-from idgi_repro.data import Embedded, Photo, load_batch, open_images, select, whole
-from idgi_repro.gradients import InputError
-from idgi_repro.models import load
-from idgi_repro.study import Shard, choose, maps_file, plan, read_maps, results_folder, run, stands, write
-from idgi_repro.tables import read
+from idgi_repro.files import whole
+from idgi_repro.study.imagenet import open_images
+from idgi_repro.study.images import Embedded, Photo, load_batch
+from idgi_repro.study.selection import select
+from idgi_repro.errors import InputError
+from idgi_repro.study.models import load
+from idgi_repro.files import results_folder
+from idgi_repro.study.selection import choose
+from idgi_repro.study.shard import Shard, maps_file, plan, read_maps, run, stands, write
+from idgi_repro.report.results import read
 
 TINY = dict(network='mini_mobilenet', data='embedded:12', methods=('ig',), steps=(2,), stability=False)
 SHARDS = plan(['mini_mobilenet'], 'embedded:24', 6, ('ig',), (2,), ['closed'], 1, stability=False)

@@ -7,10 +7,13 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from matplotlib.image import AxesImage
 
 from idgi_repro import figures as F
-from idgi_repro.gradients import InputError
-from idgi_repro.report import render
-from idgi_repro.tables import KINDS, METRICS, gains, read, simulate, table
-from idgi_repro.study import TITLES
+from idgi_repro.errors import InputError
+from idgi_repro.report.page import render
+from idgi_repro.errors import KINDS
+from idgi_repro.report.results import read, simulate
+from idgi_repro.report.statistics import METRICS
+from idgi_repro.report.tables import gains, table
+from idgi_repro.study.shard import TITLES
 
 TEN = ['densenet121', 'inception_v3', 'mini_vgg', 'resnet50@IMAGENET1K_V1', 'realdata:mobilenet_v2', 'realdata:squeezenet1_0 on imagenet-sample', 'net_of:a_user', 'resnet152', 'vgg16', 'vgg19']
 SIZES = dict(
@@ -220,7 +223,7 @@ def test_photographs_that_are_gone_are_notes(made):
 
 @pytest.mark.slow
 def test_figures_with_photographs(tmp_path):
-    from idgi_repro.study import Shard, run
+    from idgi_repro.study.shard import Shard, run
     run(Shard('mini_mobilenet', 'embedded:20', steps=(4,), stop=2, images=2, stability=False, references=0), tmp_path)
     found, notes = F.photo_figures(*read(tmp_path))
     assert [*found] == ['maps', 'classes', 'paths'] and not notes

@@ -2,9 +2,11 @@
 import pytest, torch
 from torch import nn
 
-from idgi_repro.data import Embedded, load_batch
-from idgi_repro.gradients import InputError, contrast, evaluating, logit, predict, prepare, probability, value_and_gradient
-from idgi_repro.models import EMBEDDED, load
+from idgi_repro.study.images import Embedded, load_batch
+from idgi_repro.errors import InputError
+from idgi_repro.method.gradients import contrast, evaluating, logit, predict, prepare, probability, value_and_gradient
+from idgi_repro.study.embedded import EMBEDDED
+from idgi_repro.study.models import load
 from reference import Function, image, look, pictures, smooth
 
 SCORES = [probability, logit, contrast]

@@ -7,9 +7,13 @@ import pytest, torch, torchvision
 from PIL import Image
 from torch import nn
 
-from idgi_repro.data import Embedded, open_images, select
-from idgi_repro.gradients import InputError
-from idgi_repro.models import EMBEDDED, STUDY, WEIGHTS, Network, load
+from idgi_repro.study.imagenet import open_images
+from idgi_repro.study.images import Embedded
+from idgi_repro.study.selection import select
+from idgi_repro.errors import InputError
+from idgi_repro.report.claims import WEIGHTS
+from idgi_repro.study.embedded import EMBEDDED
+from idgi_repro.study.models import Network, STUDY, load
 
 REALDATA = Path(os.environ.get('IDGI_SHARED') or Path(__file__).resolve().parents[2]/'shared')/'realdata'
 realdata = pytest.mark.skipif(not (REALDATA/'realdata.py').is_file(), reason='real networks and images are not here')

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 
-from idgi_repro.data import Photo, blurred
-from idgi_repro.gradients import value_and_gradient
-from idgi_repro.metrics import CURVES, information_curves, insertion
-from idgi_repro.models import Network
-from idgi_repro.paths import guided_step
+from idgi_repro.study.images import Photo, blurred
+from idgi_repro.method.gradients import value_and_gradient
+from idgi_repro.method.metrics import CURVES, information_curves, insertion
+from idgi_repro.study.models import Network
+from idgi_repro.method.paths import guided_step
 from parity_maps import STEPS, images, network
 import reference
 

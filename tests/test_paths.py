@@ -2,8 +2,8 @@
 import numpy as np, pytest, torch
 from torchvision.transforms.functional import gaussian_blur
 
-from idgi_repro.gradients import InputError
-from idgi_repro.paths import BlurPath, GuidedPath, Look, Path, StraightPath, blur_matrix, guided_step
+from idgi_repro.errors import InputError
+from idgi_repro.method.paths import BlurPath, GuidedPath, Look, Path, StraightPath, blur_matrix, guided_step
 import reference
 from reference import pictures
 

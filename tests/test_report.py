@@ -4,9 +4,10 @@ from itertools import product
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
-from idgi_repro.gradients import InputError
-from idgi_repro.report import page, report
-from idgi_repro.tables import all_tables, read
+from idgi_repro.errors import InputError
+from idgi_repro.report.page import page, report
+from idgi_repro.report.claims import all_tables
+from idgi_repro.report.results import read
 
 GAIN = dict(ig=.05, gig=-.03, blurig=0.)  # of IDGI on the insertion score
 GRID = -.02                               # of the study grid
@@ -121,7 +122,7 @@ def test_the_claims_come_before_the_figures(results, tmp_path):
 
 @pytest.mark.slow
 def test_a_real_study_from_shards_to_maps(tmp_path):
-    from idgi_repro.study import Shard, run
+    from idgi_repro.study.shard import Shard, run
     for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network, 'embedded:20', steps=(4,), stop=2, images=2, stability=False, references=0), tmp_path/'r')
     files = report(tmp_path/'r', tmp_path/'out')
     assert {f'{n}.{f}' for n in ('maps', 'classes', 'paths') for f in ('png', 'svg')} <= {f.name for f in files} and 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')

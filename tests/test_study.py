@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from idgi_repro import study as room
-from idgi_repro.data import Embedded, open_images
-from idgi_repro.gradients import InputError
-from idgi_repro.models import load
-from idgi_repro.study import Shard, choose, plan, rows_of, run, study_maps, views
+from idgi_repro.study.imagenet import open_images
+from idgi_repro.study.images import Embedded
+from idgi_repro.errors import InputError
+from idgi_repro.study.models import load
+from idgi_repro.study.selection import choose
+from idgi_repro.study.shard import Shard, plan, rows_of, run, study_maps, views
 
 SMALL = dict(data='embedded:20', steps=(2, 4), stop=3, images=3)
 

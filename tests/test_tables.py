@@ -5,9 +5,9 @@ from itertools import product
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from idgi_repro import tables
-from idgi_repro.gradients import InputError
-from idgi_repro.models import STUDY
-from idgi_repro.study import METHODS
+from idgi_repro.errors import InputError
+from idgi_repro.study.models import STUDY
+from idgi_repro.study.shard import METHODS
 from idgi_repro.tables import (CLAIMS, EFFECTS, LOWERS, METRICS, NO_MASKS, NOT_RUN, PAPERS, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS, Claim, Sample, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
                                moved, network_names, pairs, read, shares, simulate, sizes, table, values, verdict)
 

@@ -3,10 +3,11 @@ from math import factorial
 
 import numpy as np, pytest, sympy as sp, torch
 
-from idgi_repro.attribution import PathMethod, attribute, idgi, riemann
-from idgi_repro.gradients import contrast, logit, predict, probability, value_and_gradient
-from idgi_repro.paths import BlurPath, GuidedPath, Look, StraightPath
-from idgi_repro.theory import construction, derivatives, exact_time, hessian_vector, landscape, ray_time, second_order, split
+from idgi_repro.method.attribution import PathMethod, attribute
+from idgi_repro.method.rules import idgi, riemann
+from idgi_repro.method.gradients import contrast, logit, predict, probability, value_and_gradient
+from idgi_repro.method.paths import BlurPath, GuidedPath, Look, StraightPath
+from idgi_repro.method.theory import construction, derivatives, exact_time, hessian_vector, landscape, ray_time, second_order, split
 from reference import Function, image, pictures, smooth
 
 PATHS = [StraightPath(-1.), GuidedPath(-1.), BlurPath(4.)]

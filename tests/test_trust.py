@@ -10,12 +10,20 @@ import torch, torchvision
 
 from idgi_repro import cli, models, study as room
 from idgi_repro.cli import check_parameters, execute, main, notebook
-from idgi_repro.data import MAX_PIXELS, Embedded, Photo, UnreadableImage, open_images, select, slug
-from idgi_repro.gradients import InputError
-from idgi_repro.models import EMBEDDED, STUDY, load
-from idgi_repro.report import page, report
-from idgi_repro.study import KINDS, Shard, check_kind, results_folder, run
-from idgi_repro.tables import Table, all_tables, read, simulate
+from idgi_repro.files import slug
+from idgi_repro.study.imagenet import open_images
+from idgi_repro.study.images import Embedded, MAX_PIXELS, Photo, UnreadableImage
+from idgi_repro.study.selection import select
+from idgi_repro.errors import InputError
+from idgi_repro.study.embedded import EMBEDDED
+from idgi_repro.study.models import STUDY, load
+from idgi_repro.report.page import page, report
+from idgi_repro.errors import KINDS, check_kind
+from idgi_repro.files import results_folder
+from idgi_repro.study.shard import Shard, run
+from idgi_repro.report.claims import all_tables
+from idgi_repro.report.results import read, simulate
+from idgi_repro.report.tables import Table
 
 EVIL = '<script>alert("x")</script>'
 

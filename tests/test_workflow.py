@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from idgi_repro.gradients import InputError
-from idgi_repro.study import Shard, run
-from idgi_repro.tables import result_files
-from idgi_repro.workflow import configured, estimate, read_config
+from idgi_repro.errors import InputError
+from idgi_repro.study.shard import Shard, run
+from idgi_repro.report.results import result_files
+from idgi_repro.study.workflow import configured, estimate, read_config
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = dict(networks=['mini_vgg'], data='embedded:20', images=3, shard_size=2, steps=[2, 4], methods=['ig', 'blurig'], grids=['closed'], stability=False, references=0)
