@@ -7,6 +7,7 @@ __all__ = ['SHAPES', 'EMBEDDED', 'WEIGHTS', 'PHOTOGRAPHS', 'SIDE', 'OUTLINES', '
            'mini_densenet', 'photographs', 'draw']
 
 # %% ../../nbs/study/embedded.ipynb #01850c45
+from PIL import Image
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
