@@ -37,7 +37,7 @@ def main(shared, out, *methods):
     found = {'prob': prob}
     for method in methods:
         if method == 'gig' and (prob != golden['prob']).any(): continue
-        maps = attribute(model, x, target, paths[method], steps=STEPS[method], grid='study', batch_size=2)
+        maps = attribute(model, x, target, paths[method], steps=STEPS[method], protocol='published', batch_size=2)
         found |= {f'map/{method}/{n}/{rule}': saliency(a).numpy() for (rule, n), a in maps.items()}
     np.savez(out, **found)
 
