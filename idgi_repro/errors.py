@@ -13,9 +13,9 @@ import re
 class InputError(ValueError):
     "Something the user gave cannot be used; the message says what, with which value, and what to do."
 
-# %% ../nbs/errors.ipynb #7071ec73
-TYPES = {'str': 'text', 'int': 'a whole number', 'bool': 'True or False', 'list[str]': 'a list of texts', 'list[int]': 'a list of whole numbers',
-         'Optional[int]': 'a whole number or None', 'dict': 'names with values'} # type: in words
+# %% ../nbs/errors.ipynb #cb3d2b38
+TYPES = {'str': 'text', 'int': 'a whole number', 'bool': 'True or False', 'dict': 'names with values',
+         'list[str]': 'a list of texts', 'list[int]': 'a list of whole numbers', 'Optional[int]': 'a whole number or None'} # type: in words
 
 # %% ../nbs/errors.ipynb #a848561e
 def _is(value, kind):

@@ -55,7 +55,7 @@ def _sweep(file):
 def whole(
     file:Path, # to be written
 ):
-    "Yields a temporary path beside `file` that is moved to `file` when the block ends well. Raises `InputError` where it cannot be written."
+    "Yields a temporary path beside `file`, moved to `file` when the block ends well. Raises `InputError` where it cannot be written."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _sweep(file)
