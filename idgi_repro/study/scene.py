@@ -200,7 +200,7 @@ class Scene:
 
 # %% ../../nbs/study/scene.ipynb #b380d785
 def _inserted(scene):
-    s, found = scene.subject, scene.forwards
+    s = scene.subject
     found = insertion(s.net.module, s.x, scene.maps, s.target, s.black, scene.batch_size, scene.forwards, scene.places)
     return dict(insertion=found.score, insertion_ratio=found.ratio)
 
@@ -260,6 +260,8 @@ def _busy(scene):
     if not isinstance(scene.path, Curve): return {}
     return dict(concentration=concentration(step_lengths(scene.path, scene.subject.x, max(scene.steps))).expand(len(scene.maps), -1))
 
+def _patchy(scene): return dict(patchiness=patchiness(scene.maps))
+
 LOCALISATION, COMPLETENESS = Measurement('localisation', _localised), Measurement('completeness', _completed)
-PATCHINESS = Measurement('patchiness', lambda scene: dict(patchiness=patchiness(scene.maps)))
+PATCHINESS = Measurement('patchiness', _patchy)
 CONCENTRATION = Measurement('concentration', _busy)
