@@ -28,9 +28,14 @@ def _essence(node):
     return f'{type(node).__name__}({" ".join(f"{k}={_essence(v)}" for k, v in fields)})'
 
 # %% ../../nbs/study/identity.ipynb #d40466d3
+def _source(thing):
+    "The source of a function or class; of a class typed at a prompt, which Python does not keep, that of its methods."
+    try: return textwrap.dedent(inspect.getsource(thing))
+    except OSError: return '\n'.join(_source(v) for v in vars(thing).values() if inspect.isfunction(v)) if inspect.isclass(thing) else thing.__qualname__
+
 def _tree(thing):
     "The syntax tree of a function or class; of a lambda, which cannot be parsed alone, its line."
-    source = textwrap.dedent(inspect.getsource(thing))
+    source = _source(thing)
     try: return ast.parse(source)
     except SyntaxError: return ast.parse(repr(source.split('lambda', 1)[-1].split('#')[0].strip()))
 
