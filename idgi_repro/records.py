@@ -60,6 +60,7 @@ class Metric:
     counted:bool=False      # whether tables say how many
     masks:bool=False        # whether it needs to know where the object is
     log:bool=False          # whether it is drawn on a logarithmic axis
+    compared:bool=True      # whether methods are compared by it; not where it belongs to the path alone
     note:str=''             # what else a table's caption must say
 
     @property

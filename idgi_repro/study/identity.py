@@ -49,6 +49,11 @@ class _Names(ast.NodeVisitor):
     def visit_FunctionDef(self, node):
         for part in (*node.decorator_list, *node.body): self.visit(part)
 
+def _space(thing):
+    "The names that were in reach where a function or class was defined."
+    functions = [thing] if inspect.isfunction(thing) else [v for v in vars(thing).values() if inspect.isfunction(v)]
+    return functions[0].__globals__ if functions else vars(sys.modules.get(thing.__module__, object))
+
 def _root(thing): return (getattr(thing, '__module__', None) or '').split('.')[0]
 
 def _gather(thing, roots, found):
@@ -62,7 +67,7 @@ def _gather(thing, roots, found):
             tree, names = _tree(thing), _Names()
             found[name] = _essence(tree)
             names.visit(tree)
-            space = vars(sys.modules[thing.__module__]) if thing.__module__ in sys.modules else {}
+            space = _space(thing)
             inner = inspect.getclosurevars(thing).nonlocals if inspect.isfunction(thing) else {}
             said = [(n, _gather({**space, **inner}[n], roots, found)) for n in sorted(names.found) if n in space or n in inner]
             found[name] += repr([(n, s) for n, s in said if s])
