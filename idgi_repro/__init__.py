@@ -3,7 +3,7 @@
 The public names, each imported, and torch with it, when it is first used. The one file of the package that is written by hand, but for its version, which nbdev writes."""
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ['method', 'study', 'report', 'papers', 'cli', 'errors', 'files', 'records'], {
     'method.attribution': ['attribute', 'saliency', 'PathMethod', 'IntegratedGradients', 'GuidedIG', 'BlurIG', 'IDGI', 'NotFinite'],

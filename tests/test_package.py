@@ -1,8 +1,8 @@
 "The door: what `import idgi_repro` offers, and that it costs nothing before it is used."
-import subprocess, sys
+import re, subprocess, sys, tomllib
 from pathlib import Path
 
-import pytest
+import pytest, yaml
 
 import idgi_repro
 
@@ -45,3 +45,13 @@ def test_a_name_brings_no_more_than_its_room():
 def test_a_rule_named_as_a_paper_stays_a_rule():
     "`idgi_repro.idgi` is the rule; the paper is `idgi_repro.papers.idgi`."
     assert python('import idgi_repro as ir, idgi_repro.method.rules; print(ir.idgi is idgi_repro.method.rules.idgi)') == ['True']
+
+def test_every_room_is_in_the_wheel():
+    root = Path(idgi_repro.__file__).parents[1]
+    listed = tomllib.loads((root/'pyproject.toml').read_text('utf-8'))['tool']['setuptools']['packages']
+    assert {'.'.join(p.relative_to(root).parent.parts) for p in (root/'idgi_repro').rglob('__init__.py')} <= {*listed}
+
+def test_the_version_is_one_everywhere():
+    root = Path(idgi_repro.__file__).parents[1]
+    said = [yaml.safe_load((root/'CITATION.cff').read_text('utf-8'))['version'], re.search(r'^version = (.*)$', (root/'settings.ini').read_text('utf-8'), re.MULTILINE)[1]]
+    assert said == [idgi_repro.__version__]*2

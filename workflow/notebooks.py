@@ -15,8 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 100_000 # bytes of a picture, and of any other output
+COLOUR = re.compile(r'\x1b\[[0-9;]*m') # of a terminal
 
-PROGRESS = re.compile(r'\d%\||\bit/s\b|\bs/it\b|^progress [\d.]+$', re.MULTILINE)
+PROGRESS = re.compile(r'\d%\||\d ?(it/s|s/it)\b|^progress [\d.]+$', re.MULTILINE)
 FORBIDDEN = { # what no output may hold
     'a path of a machine': re.compile(r'(?<![\w.])/(tmp|home|root|work|Users)\b|site-packages|\btmp(?=\w*[\d_])[a-z0-9_]{8}\b|' + re.escape(str(ROOT))),
     'a progress bar': PROGRESS,
@@ -105,9 +106,9 @@ def smaller(png, limit=LIMIT):
         scale *= min(.95, (limit/len(best))**.5)
 
 def spoken(said):
-    "Text without progress bars and addresses of objects; of what a line overwrote, the last."
+    "Text without colours, progress bars and addresses of objects; of what a line overwrote, the last."
     lines = [line.rstrip('\r').rsplit('\r', 1)[-1] for line in said.split('\n')]
-    return re.sub(r' at 0x[0-9a-fA-F]+', '', '\n'.join(line for line in lines if not PROGRESS.search(line)))
+    return COLOUR.sub('', re.sub(r' at 0x[0-9a-fA-F]+', '', '\n'.join(line for line in lines if not PROGRESS.search(line))))
 
 def tidy(outputs):
     "Outputs as they are committed."
@@ -208,7 +209,7 @@ def main(argv=None):
     parser.add_argument('command', choices=('execute', 'check'))
     parser.add_argument('notebooks', nargs='*', type=Path, help='files; none: all of nbs/')
     parser.add_argument('--all', action='store_true', help='execute what did not change, too')
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     files = args.notebooks or [f for f in sorted((ROOT/'nbs').rglob('*.ipynb')) if not any(p.startswith(('.', '_')) for p in f.relative_to(ROOT).parts)]
     said = []
     for file in files:
@@ -219,7 +220,7 @@ def main(argv=None):
             if not args.all and nb['metadata'].get('executed') == digest(nb): continue
             print(name, flush=True)
             try: execute(file)
-            except Exception as e: said.append(f'{name}: not executed: {re.sub(chr(27) + r"[[][0-9;]*m", "", str(e))[-2000:]}')
+            except Exception as e: said.append(f'{name}: not executed: {COLOUR.sub("", str(e))[-2000:]}')
     if said: print(*said, f'{len(said)} faults', sep='\n', file=sys.stderr)
     return 1 if said else 0
 
