@@ -101,7 +101,7 @@ def test_what_is_stored_is_tidy():
     assert found['metadata'] == {'image/png': dict(width=30, height=30)} and found['execution_count'] is None and set(found['data']) == {'image/png', 'text/plain'}
     assert found['data']['text/plain'] == ['<Figure>\n'] and isinstance(found['data']['image/png'], str)
 
-@pytest.mark.parametrize('side', [90, 240, 600])
+@pytest.mark.parametrize('side', [90, 240, 400])
 def test_pictures_are_made_small_enough(side):
     packed = notebooks.smaller(png(side))
     assert len(packed) <= notebooks.LIMIT and packed == notebooks.smaller(png(side))
