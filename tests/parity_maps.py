@@ -32,12 +32,12 @@ def main(shared, out, *methods):
     golden = np.load(Path(shared)/'golden'/'study_mobilenet_v2.npz')
     model, mean, std = network(Path(shared))
     x, black, target = images(golden, mean, std)
-    paths = dict(ig=StraightPath(black), gig=GuidedPath(black, normalize=(mean, std)), blurig=BlurPath())
+    paths = dict(ig=StraightPath(black), gig=GuidedPath(black, normalize=(mean, std), pixels=torch.from_numpy(golden['pixels'])), blurig=BlurPath())
     prob = probability(predict(model, x, 2), target).numpy()
     found = {'prob': prob}
     for method in methods:
         if method == 'gig' and (prob != golden['prob']).any(): continue
-        maps = attribute(model, x, target, paths[method], steps=STEPS[method], grid='study', batch_size=2)
+        maps = attribute(model, x, target, paths[method], steps=STEPS[method], protocol='published', batch_size=2)
         found |= {f'map/{method}/{n}/{rule}': saliency(a).numpy() for (rule, n), a in maps.items()}
     np.savez(out, **found)
 

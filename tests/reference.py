@@ -32,25 +32,25 @@ def look(model, x, c):
 
 def idgi_sum(f, g): return sum(g[i]**2*(f[i+1] - f[i])/(g[i]**2).sum() for i in range(len(f)-1))
 
-def straight(model, x, baseline, c, n, N, grid):
+def straight(model, x, baseline, c, n, N, protocol):
     "Integrated gradients: (riemann, idgi) attributions."
-    alphas = np.linspace(0, 1, N)[::N//n] if grid == 'study' else np.arange(n+1)/n
+    alphas = np.linspace(0, 1, N)[::N//n] if protocol == 'published' else np.arange(n+1)/n
     xs = [baseline + a*(x - baseline) for a in alphas]
     f, g = zip(*(look(model, v, c) for v in xs))
-    late = grid == 'study'
+    late = protocol == 'published'
     return sum(g[i+late]*(xs[i+1] - xs[i]) for i in range(len(xs)-1)), idgi_sum(f, g)
 
 def blurred(x, sigma):
     size = 2*round(4*sigma) + 1
     return gaussian_blur(x, [size, size], [sigma, sigma]) if sigma else x
 
-def blur(model, x, c, n, N, grid, max_sigma, step=.01):
-    "Blur IG: (riemann, idgi) attributions. N is the study's largest n; its points of a smaller n are those of the closed grid but the last."
+def blur(model, x, c, n, N, protocol, max_sigma, step=.01):
+    "Blur IG: (riemann, idgi) attributions. N is the paper's largest n; its points of a smaller n are those of the corrected protocol but the last."
     sigma = [i*max_sigma/n for i in range(n+1)]
     xs = [blurred(x, s) for s in sigma]
     f, g = zip(*(look(model, v, c) for v in xs))
     riemann = sum((sigma[i+1] - sigma[i])*g[i]*(blurred(x, sigma[i] + step) - xs[i])/step for i in range(n))
-    last = n if grid == 'study' else n+1
+    last = n if protocol == 'published' else n+1
     return -riemann, -idgi_sum(f[:last], g[:last])
 
 def guided_step(x, gradient, baseline, image, s, n, fraction, max_dist):
@@ -78,14 +78,14 @@ def guided_step(x, gradient, baseline, image, s, n, fraction, max_dist):
             x[selected] += gamma*(x_max - x)[selected]
             return x
 
-def guided(model, x, baseline, c, n, grid, mean, std, fraction=.5, max_dist=1.):
+def guided(model, x, baseline, c, n, protocol, mean, std, fraction=.5, max_dist=1.):
     "Guided IG: (riemann, idgi) attributions; moves in pixel space, where x = (pixels - mean)/std."
     mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (mean, std))
     start, end = baseline*std + mean, x*std + mean
     points, f, g = [start], [], []
     for s in range(n+1):
         fs, gs = look(model, (points[s] - mean)/std, c)
-        f.append(fs); g.append(gs if grid == 'study' else gs/std)
+        f.append(fs); g.append(gs if protocol == 'published' else gs/std)
         if s < n: points.append(torch.from_numpy(guided_step(*(v.flatten().numpy() for v in (points[s], g[s], start, end)), s, n, fraction, max_dist)).view_as(x))
-    last = n if grid == 'study' else n+1
+    last = n if protocol == 'published' else n+1
     return sum(g[s]*(points[s+1] - points[s]) for s in range(n)), idgi_sum(f[:last], g[:last])

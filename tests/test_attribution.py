@@ -34,7 +34,7 @@ def relative(a, b): return ((a - b).norm()/b.norm()).item()
 @paths
 @pytest.mark.parametrize('score', [probability, logit, contrast])
 @pytest.mark.parametrize('n', [1, 2, 5, 16])
-def test_idgi_is_complete_on_the_closed_grid_at_every_n(path, score, n):
+def test_idgi_is_complete_on_the_corrected_protocol_at_every_n(path, score, n):
     net, x, c = smooth(), pictures(3), classes(3)
     a = attribute(net, x, c, path, (n,), (idgi,), score=score)['idgi', n]
     expected = change(net, x, c, path, score)
@@ -60,7 +60,7 @@ def test_convergence_delta_is_the_shortfall_and_idgi_has_none(make, baselines):
 
 # -- functions with known integrals
 
-def explained(f, x, path, n, rule=riemann): return attribute(Function(f), x, torch.tensor([0]), path, (n,), (rule,), score=logit)[rule.__name__, n].flatten().tolist()
+def explained(f, x, path, n, rule=riemann): return attribute(Function(f), x, torch.tensor([0]), path, (n,), (rule,), score=logit)[rule.name, n].flatten().tolist()
 
 def f_relu(a, b): return (a.relu() - 1 - b.relu()).relu()
 def g_relu(a, b): return ((a - 1).relu() - b.relu()).relu()
@@ -130,7 +130,7 @@ def test_two_networks_that_compute_one_function_get_one_attribution(path, rule):
         last = twin[-1].weight
         last.copy_(last.view(5, 6, 16)[:, order].flatten(1)/8)
     twin = nn.Sequential(*twin[:-1], Times(8.), twin[-1])
-    a, b = (attribute(m, x, c, path, (8,), (rule,))[rule.__name__, 8] for m in (net, twin))
+    a, b = (attribute(m, x, c, path, (8,), (rule,))[rule.name, 8] for m in (net, twin))
     assert relative(a, b) < 1e-9
 
 class Times(nn.Module):
@@ -151,16 +151,16 @@ def test_features_that_the_network_ignores_get_exactly_zero(path, rule):
     class Ignores(nn.Module):
         def __init__(self): super().__init__(); self.net = smooth(2)
         def forward(self, x): return self.net(x[:, :2])
-    a = attribute(Ignores(), pictures(2), classes(2), path, (6,), (rule,))[rule.__name__, 6]
+    a = attribute(Ignores(), pictures(2), classes(2), path, (6,), (rule,))[rule.name, 6]
     assert (a[:, 2] == 0).all() and (a[:, :2] != 0).any()
 
 
 @paths
-@pytest.mark.parametrize('grid', ['closed', 'study'])
-def test_a_constant_network_has_zero_gradient_and_zero_attribution(path, grid):
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
+def test_a_constant_network_has_zero_gradient_and_zero_attribution(path, protocol):
     class Constant(nn.Module):
         def forward(self, x): return 0*x.mean((2, 3)) + 1
-    maps = attribute(Constant(), pictures(2), torch.tensor([0, 1]), path, (2, 4), grid=grid)
+    maps = attribute(Constant(), pictures(2), torch.tensor([0, 1]), path, (2, 4), protocol=protocol)
     assert all((a == 0).all() for a in maps.values())
 
 
@@ -170,10 +170,10 @@ def test_idgi_gives_zero_where_the_gradient_is_zero_and_neither_overflows_nor_un
 
 
 @pytest.mark.parametrize('make', [StraightPath, GuidedPath], ids=['straight', 'guided'])
-@pytest.mark.parametrize('grid', ['closed', 'study'])
-def test_a_baseline_equal_to_the_image_explains_nothing(make, grid):
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
+def test_a_baseline_equal_to_the_image_explains_nothing(make, protocol):
     x = pictures(2)
-    assert all(a.abs().max() < 1e-12 for a in attribute(smooth(), x, classes(2), make(x), (4,), grid=grid).values())
+    assert all(a.abs().max() < 1e-12 for a in attribute(smooth(), x, classes(2), make(x), (4,), protocol=protocol).values())
 
 
 def test_a_constant_image_is_its_own_blur():
@@ -197,9 +197,9 @@ def test_any_shape_and_batch_is_explained_as_image_by_image(path, shape, batch_s
 
 @paths
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('grid', ['closed', 'study'])
-def test_attributions_have_the_images_dtype(path, dtype, grid):
-    maps = attribute(smooth().to(dtype), pictures(2).to(dtype), classes(2), path, (4,), grid=grid)
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
+def test_attributions_have_the_images_dtype(path, dtype, protocol):
+    maps = attribute(smooth().to(dtype), pictures(2).to(dtype), classes(2), path, (4,), protocol=protocol)
     assert {a.dtype for a in maps.values()} == {dtype}
 
 
@@ -210,26 +210,26 @@ def test_saliency_sums_the_channels_with_their_signs():
 
 # -- brute force
 
-@pytest.mark.parametrize('grid', ['closed', 'study'])
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
 @pytest.mark.parametrize('kind', ['straight', 'blur', 'guided'])
-def test_maps_are_those_of_a_plain_loop_over_the_methods_points(kind, grid):
-    "IG on the study grid takes the gradient at a segment's end for the Riemann sum and at its start for IDGI; N is 8."
+def test_maps_are_those_of_a_plain_loop_over_the_methods_points(kind, protocol):
+    "IG on the published protocol takes the gradient at a segment's end for the Riemann sum and at its start for IDGI; N is 8."
     net, x, c = smooth(), pictures(2, 3, 20, 24), torch.tensor([3, 1])
     black = pictures(2, 3, 20, 24, seed=1)
     path = dict(straight=StraightPath(black), blur=BlurPath(4.5), guided=GuidedPath(black, normalize=(MEAN, STD)))[kind]
-    maps = attribute(net, x, c, path, (2, 4, 8), grid=grid, batch_size=3)
+    maps = attribute(net, x, c, path, (2, 4, 8), protocol=protocol, batch_size=3)
     for n in (2, 4, 8):
         for i in range(2):
-            if kind == 'straight': plain = reference.straight(net, x[i], black[i], c[i], n, 8, grid)
-            elif kind == 'blur': plain = reference.blur(net, x[i], c[i], n, 8, grid, 4.5)
-            else: plain = reference.guided(net, x[i], black[i], c[i], n, grid, MEAN, STD)
+            if kind == 'straight': plain = reference.straight(net, x[i], black[i], c[i], n, 8, protocol)
+            elif kind == 'blur': plain = reference.blur(net, x[i], c[i], n, 8, protocol, 4.5)
+            else: plain = reference.guided(net, x[i], black[i], c[i], n, protocol, MEAN, STD)
             for rule, expected in zip(('riemann', 'idgi'), plain): assert relative(maps[rule, n][i], expected) < 1e-8, (rule, n, i)
 
 
-def test_the_grids_differ():
+def test_the_protocols_differ():
     net, x, c = smooth(), pictures(1), classes(1)
     for p in PATHS.values():
-        a, b = (attribute(net, x, c, p(), (8,), (idgi,), grid=g)['idgi', 8] for g in ('closed', 'study'))
+        a, b = (attribute(net, x, c, p(), (8,), (idgi,), protocol=g)['idgi', 8] for g in ('corrected', 'published'))
         assert relative(a, b) > 1e-3
 
 
@@ -266,22 +266,22 @@ def test_captums_calling_convention():
 
 images = st.tuples(st.integers(1, 4), st.integers(0, 99)).map(lambda v: pictures(v[0], seed=v[1]))
 kinds = st.sampled_from(list(PATHS))
-grids = st.sampled_from(['closed', 'study'])
+protocols = st.sampled_from(['corrected', 'published'])
 
 @fast
-@given(images, kinds, grids, st.integers(1, 9))
-def test_the_internal_batch_size_changes_nothing(x, kind, grid, batch_size):
+@given(images, kinds, protocols, st.integers(1, 9))
+def test_the_internal_batch_size_changes_nothing(x, kind, protocol, batch_size):
     net, c = smooth(), classes(len(x))
-    a, b = (attribute(net, x, c, PATHS[kind](), (2, 6), grid=grid, batch_size=n) for n in (batch_size, 64))
+    a, b = (attribute(net, x, c, PATHS[kind](), (2, 6), protocol=protocol, batch_size=n) for n in (batch_size, 64))
     assert all(torch.allclose(a[k], b[k], rtol=1e-7, atol=1e-12) for k in a)
 
 
 @fast
-@given(images, kinds, grids, st.randoms(use_true_random=False))
-def test_permuting_the_batch_permutes_the_result(x, kind, grid, random):
+@given(images, kinds, protocols, st.randoms(use_true_random=False))
+def test_permuting_the_batch_permutes_the_result(x, kind, protocol, random):
     net, c, order = smooth(), classes(len(x)), list(range(len(x)))
     random.shuffle(order)
-    a, b = attribute(net, x, c, PATHS[kind](), (5,), grid=grid), attribute(net, x[order], c[order], PATHS[kind](), (5,), grid=grid)
+    a, b = attribute(net, x, c, PATHS[kind](), (5,), protocol=protocol), attribute(net, x[order], c[order], PATHS[kind](), (5,), protocol=protocol)
     assert all(torch.allclose(a[k][order], b[k], rtol=1e-7, atol=1e-12) for k in a)
 
 
@@ -296,21 +296,21 @@ def test_step_counts_together_give_what_each_gives_alone(x, kind, steps):
 
 
 @fast
-@given(images, kinds, grids, st.floats(.1, 10))
-def test_scaling_the_logits_scales_their_attribution(x, kind, grid, k):
+@given(images, kinds, protocols, st.floats(.1, 10))
+def test_scaling_the_logits_scales_their_attribution(x, kind, protocol, k):
     net, c = smooth(), classes(len(x))
-    a, b = (attribute(m, x, c, PATHS[kind](), (6,), grid=grid, score=logit) for m in (net, nn.Sequential(net, Times(k))))
+    a, b = (attribute(m, x, c, PATHS[kind](), (6,), protocol=protocol, score=logit) for m in (net, nn.Sequential(net, Times(k))))
     assert all(torch.allclose(k*a[r], b[r], rtol=1e-6, atol=1e-10) for r in a)
 
 
 def test_nested_step_counts_share_one_walk_and_others_take_their_own():
     "Counted in gradients, one tick of B images for each point that needs one."
-    def gradients(path, steps, grid='closed'):
+    def gradients(path, steps, protocol='corrected'):
         ticks = []
-        attribute(smooth(), pictures(2), classes(2), path, steps, grid=grid, tick=ticks.append)
+        attribute(smooth(), pictures(2), classes(2), path, steps, protocol=protocol, tick=ticks.append)
         assert set(ticks) == {2}
         return len(ticks)
-    assert gradients(StraightPath(), (2, 4, 8)) == gradients(StraightPath(), (2, 4, 8), 'study') == 8
+    assert gradients(StraightPath(), (2, 4, 8)) == gradients(StraightPath(), (2, 4, 8), 'published') == 8
     assert gradients(BlurPath(2.), (3, 4, 8)) == 8 + 3 and gradients(GuidedPath(), (2, 4)) == 2 + 4
 
 
@@ -358,18 +358,18 @@ def spoiled(value):
     ('target must be 2', dict(target=torch.tensor([0]))), ('target must be 2', dict(target=torch.tensor([[0], [1]]))), ('target must be 2', dict(target=0)), ('target must be 2', dict(target=torch.tensor([0., 1.]))),
     (r'images \[1\].*NaN', dict(x=spoiled(torch.nan), target=classes(3))), (r'images \[1\].*NaN', dict(x=spoiled(torch.inf), target=classes(3))),
     ('floating-point', dict(x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8))), ('floating-point', dict(x=pictures(2)[0])), ('no images', dict(x=pictures(2)[:0], target=torch.zeros(0, dtype=torch.long))),
-    ('do not divide', dict(steps=(3, 8), grid='study')), ("'open'", dict(grid='open')),
+    ('do not divide', dict(steps=(3, 8), protocol='published')), ("'open'", dict(protocol='open')),
     ('steps', dict(steps=())), ('steps', dict(steps=(0,))), ('steps', dict(steps=(-4,))), ('steps', dict(steps=(2.5,))),
     ('does not fit', dict(path=StraightPath(torch.zeros(1, 1, 9, 9)))), ('does not fit', dict(path=GuidedPath(torch.zeros(3, 3, 8, 8)))),
     (r'returned \(2, 3, 8, 8\)', dict(net=nn.Identity(), batch_size=2)), (r'returned \(2,\)', dict(net=Sum(), batch_size=2))])
 def test_what_cannot_be_used_is_refused_with_its_name(said, how): refused(said, **how)
 
 
-@pytest.mark.parametrize('grid', ['closed', 'study'])
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
 @paths
-def test_a_wrong_channel_count_is_named_and_the_network_restored(path, grid):
+def test_a_wrong_channel_count_is_named_and_the_network_restored(path, protocol):
     net = smooth().train()
-    with pytest.raises(InputError, match='channels'): attribute(net, pictures(2, 4), classes(2), path, (4,), grid=grid)
+    with pytest.raises(InputError, match='channels'): attribute(net, pictures(2, 4), classes(2), path, (4,), protocol=protocol)
     assert all(m.training for m in net.modules()) and all(p.requires_grad for p in net.parameters())
 
 
@@ -382,18 +382,18 @@ class Breaks(nn.Module):
         return self.net(x)*torch.where(bad, 0*x[:, :1, 0, 0], 1.).sqrt()
 
 @paths
-@pytest.mark.parametrize('grid', ['closed', 'study'])
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
 @pytest.mark.parametrize('how', ['value', 'gradient'])
-def test_a_network_that_returns_nan_names_the_images(path, grid, how):
+def test_a_network_that_returns_nan_names_the_images(path, protocol, how):
     x = pictures(4, 3, 8, 8)
     x[1] += 200
     x[3] += 200
-    with pytest.raises(NotFinite) as e: attribute(Breaks(how), x, classes(4), path, (4,), grid=grid)
+    with pytest.raises(NotFinite) as e: attribute(Breaks(how), x, classes(4), path, (4,), protocol=protocol)
     assert e.value.rows == [1, 3] and '[1, 3]' in str(e.value)
 
 
-@pytest.mark.parametrize('how', [dict(target=torch.tensor([0, 1, 2])), dict(x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), dict(x=pictures(2)[:0]), dict(x=spoiled(torch.nan)), dict(target=5), dict(grid='open'), dict(n_steps=0)],
-                         ids=['target shape', 'integer images', 'empty', 'nan', 'target', 'grid', 'steps'])
+@pytest.mark.parametrize('how', [dict(target=torch.tensor([0, 1, 2])), dict(x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), dict(x=pictures(2)[:0]), dict(x=spoiled(torch.nan)), dict(target=5), dict(protocol='open'), dict(n_steps=0)],
+                         ids=['target shape', 'integer images', 'empty', 'nan', 'target', 'protocol', 'steps'])
 @pytest.mark.parametrize('wrap', [lambda m: m, IDGI], ids=['IG', 'IDGI'])
 def test_the_classes_refuse_what_attribute_refuses(how, wrap):
     how = dict(how)
@@ -409,11 +409,11 @@ def test_blur_ig_takes_no_baseline_and_idgi_wraps_only_methods():
 
 @pytest.mark.cuda
 @paths
-@pytest.mark.parametrize('grid', ['closed', 'study'])
-def test_cpu_and_cuda_agree_in_float64(path, grid):
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
+def test_cpu_and_cuda_agree_in_float64(path, protocol):
     x, c = pictures(3, 3, 12, 16), classes(3)
-    here = attribute(smooth(), x, c, path, (2, 8), grid=grid)
-    there = attribute(smooth().cuda(), x.cuda(), c.cuda(), path, (2, 8), grid=grid)
+    here = attribute(smooth(), x, c, path, (2, 8), protocol=protocol)
+    there = attribute(smooth().cuda(), x.cuda(), c.cuda(), path, (2, 8), protocol=protocol)
     assert all(a.is_cuda and relative(a.cpu(), here[k]) < 1e-9 for k, a in there.items())
 
 
@@ -431,5 +431,5 @@ def test_the_classes_run_on_cuda_with_targets_and_baselines_from_the_cpu(make, d
 @pytest.mark.cuda
 def test_guided_in_pixel_space_runs_on_cuda():
     x, c = pictures(2), classes(2)
-    here, there = (attribute(smooth().to(d), x.to(d), c.to(d), GuidedPath(BLACK, normalize=(MEAN, STD)), (6,), grid='study') for d in ('cpu', 'cuda'))
+    here, there = (attribute(smooth().to(d), x.to(d), c.to(d), GuidedPath(BLACK, normalize=(MEAN, STD)), (6,), protocol='published') for d in ('cpu', 'cuda'))
     assert all(relative(there[k].cpu(), here[k]) < 1e-9 for k in here)

@@ -3,22 +3,22 @@ import numpy as np, pytest, torch
 from torchvision.transforms.functional import gaussian_blur
 
 from idgi_repro.errors import InputError
-from idgi_repro.method.paths import BlurPath, GuidedPath, Look, Path, StraightPath, blur_matrix, guided_step
+from idgi_repro.method.paths import BlurPath, Curve, GuidedPath, Look, StraightPath, blur_matrix, guided_step
 import reference
 from reference import pictures
 
 PATHS = [StraightPath(.3), GuidedPath(.3), BlurPath(2.)]
 def name(path): return type(path).__name__
 
-def walk(path, x, n, grid='closed', block=8):
+def walk(path, x, n, protocol='corrected', block=8):
     "The points of a walk over a score whose gradient is known: f = |x|²/2, g = x."
     def value(xs): return xs.square().sum((-3, -2, -1))/2
-    return list(path.visit(Look(lambda xs: (value(xs), xs), value, block), x, n, grid))
+    return list(path.visit(Look(lambda xs, c=None: (value(xs), xs), value, block), x, n, protocol))
 
 
 @pytest.mark.parametrize('n', [1, 2, 7])
 @pytest.mark.parametrize('path', PATHS, ids=name)
-def test_a_closed_walk_has_n_segments_from_end_to_end(path, n):
+def test_a_corrected_walk_has_n_segments_from_end_to_end(path, n):
     x = pictures(2)
     points, (start, end) = walk(path, x, n), path.ends(x)
     first, last = (points[0].x, points[-1].x)[::path.sign]
@@ -35,16 +35,16 @@ def test_how_many_points_share_a_pass_does_not_move_them(path, block):
         assert p.t == q.t and torch.allclose(p.x, q.x, atol=1e-14) and torch.allclose(p.f, q.f)
 
 
-def test_the_study_line_takes_n_points_with_both_ends():
+def test_the_published_line_takes_n_points_with_both_ends():
     x = pictures(1)
-    points = walk(StraightPath(-1.), x, 8, 'study')
+    points = walk(StraightPath(-1.), x, 8, 'published')
     assert len(points) == 8 and all(p.g is not None for p in points)
     for p, a in zip(points, np.linspace(0, 1, 8)): assert torch.allclose(p.x, -1 + a*(x+1), atol=1e-14)
 
 
 @pytest.mark.parametrize('path', [GuidedPath(.3), BlurPath(2.)], ids=name)
-def test_the_study_does_not_look_at_the_last_point_of_guided_and_blur_paths(path):
-    points = walk(path, pictures(1), 4, 'study')
+def test_the_published_protocol_does_not_look_at_the_last_point_of_guided_and_blur_paths(path):
+    points = walk(path, pictures(1), 4, 'published')
     assert len(points) == 5 and points[-1].f is None and all(p.f is not None for p in points[:-1])
 
 
@@ -71,7 +71,7 @@ def test_blur_keeps_a_constant_even_where_the_kernel_is_wider_than_the_image(siz
 
 
 @pytest.mark.parametrize('t', [0., .4])
-def test_blur_velocity_is_the_studys_difference_quotient(t):
+def test_blur_velocity_is_the_papers_difference_quotient(t):
     x, sigma = pictures(1, 2, 24, 30), 5*t
     expected = 5*(reference.blurred(x, sigma + .01) - reference.blurred(x, sigma))/.01
     got = BlurPath(5.).velocity(x, torch.tensor([t], dtype=torch.float64))[0]
@@ -128,11 +128,11 @@ def test_guided_in_pixel_space_hands_the_network_normalised_images():
     mean, std, x = (.1, .2, .3), (.5, .25, 2.), pictures(1)
     seen, path = [], GuidedPath(x*0 - 1, normalize=(mean, std))
     def see(xs): seen.append(xs[0]); return xs.sum((-3, -2, -1)), torch.ones_like(xs)
-    points = list(path.visit(Look(see, lambda xs: see(xs)[0]), x, 4, 'closed'))
+    points = list(path.visit(Look(see, lambda xs: see(xs)[0]), x, 4, 'corrected'))
     m, s = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (mean, std))
     assert torch.allclose(seen[0], x*0 - 1) and torch.allclose(seen[-1], x)
     assert all(torch.allclose((p.x - m)/s, v) for p, v in zip(points, seen, strict=True))
-    assert torch.allclose(points[0].g, (1/s).expand_as(x)), 'the closed grid keeps one space: the chain rule puts 1/std into the gradient'
+    assert torch.allclose(points[0].g, (1/s).expand_as(x)), 'the corrected protocol keeps one space: the chain rule puts 1/std into the gradient'
 
 
 # -- what cannot be used
@@ -153,7 +153,7 @@ def test_constants_that_cannot_be_used_are_refused_and_named(make, said):
 
 
 def test_a_new_path_is_one_small_class():
-    class Parabola(Path):
+    class Parabola(Curve):
         def at(self, x, t): return t.to(x)[:, None, None, None, None]**2*x
     x = pictures(1)
     assert torch.equal(walk(Parabola(), x, 4)[2].x, x/4) and torch.equal(Parabola().ends(x)[1], x)

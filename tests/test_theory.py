@@ -4,10 +4,10 @@ from math import factorial
 import numpy as np, pytest, sympy as sp, torch
 
 from idgi_repro.method.attribution import PathMethod, attribute
-from idgi_repro.method.rules import idgi, riemann
+from idgi_repro.method.rules import idgi, riemann, second_order
 from idgi_repro.method.gradients import contrast, logit, predict, probability, value_and_gradient
 from idgi_repro.method.paths import BlurPath, GuidedPath, Look, StraightPath
-from idgi_repro.method.theory import construction, derivatives, exact_time, hessian_vector, landscape, ray_time, second_order, split
+from idgi_repro.method.theory import construction, derivatives, exact_time, hessian_vector, landscape, ray_time, split
 from reference import Function, image, pictures, smooth
 
 PATHS = [StraightPath(-1.), GuidedPath(-1.), BlurPath(4.)]
@@ -173,24 +173,24 @@ def test_a_broken_hessian_is_not_hidden():
 
 # -- in the walk
 
-def by_hand(net, x, c, path, n, grid='closed', score=probability):
+def by_hand(net, x, c, path, n, protocol='corrected', score=probability):
     "The sum over one image's walk, with the whole Hessian; for paths whose points are the network's own input."
     def see(xs):
         f, g = value_and_gradient(net, xs.flatten(0, 1), c.repeat(len(xs)), score)
         return f.view(xs.shape[:2]), g.view_as(xs)
-    points, total = list(path.visit(Look(see, lambda xs: see(xs)[0]), x, n, grid)), 0
+    points, total = list(path.visit(Look(see, lambda xs: see(xs)[0]), x, n, protocol)), 0
     for p, q in zip(points, points[1:]):
-        if q.f is None: continue                             # the end of the study grid, which nobody looks at
+        if q.f is None: continue                             # the end of the study protocol, which nobody looks at
         H = torch.autograd.functional.hessian(lambda v: score(net(v[None]), c)[0], p.x[0].to(x)).view(x.numel(), -1)
         total = total + plain(p.g[0], (H @ p.g[0].flatten()).view_as(p.g[0]), (q.f - p.f)[0])
     return path.sign*total
 
 @paths
-@pytest.mark.parametrize('grid', ['closed', 'study'])
-def test_attribution_is_the_sum_with_the_whole_hessian(path, grid):
+@pytest.mark.parametrize('protocol', ['corrected', 'published'])
+def test_attribution_is_the_sum_with_the_whole_hessian(path, protocol):
     net, x, c = smooth(), pictures(1, 3, 5, 5), torch.tensor([2])
-    a = attribute(net, x, c, path, (4,), (riemann, second_order), grid)['second_order', 4]
-    assert torch.allclose(a[0], by_hand(net, x, c, path, 4, grid), rtol=1e-8, atol=1e-13)
+    a = attribute(net, x, c, path, (4,), (riemann, second_order), protocol)['second_order', 4]
+    assert torch.allclose(a[0], by_hand(net, x, c, path, 4, protocol), rtol=1e-8, atol=1e-13)
 
 
 @paths
@@ -226,7 +226,7 @@ def test_linear_and_flat_functions():
 
 def test_captum_style_class_and_a_walk_without_hessians():
     class SecondOrder(PathMethod):
-        rule = staticmethod(second_order)
+        rule = second_order
         def path(self, baselines): return StraightPath(baselines)
     net, x, c = smooth(), pictures(2), torch.tensor([0, 1])
     for p in net.parameters(): p.requires_grad_(True)

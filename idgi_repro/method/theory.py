@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['split', 'derivatives', 'hessian_vector', 'ray_time', 'exact_time', 'landscape', 'Construction', 'construction',
-           'second_order']
+           'ray_segment']
 
 # %% ../../nbs/method/theory.ipynb #116b08a8
 from math import factorial
@@ -145,9 +145,8 @@ def construction(
     return Construction(x, x_next, g, *(x + _like(t, x)*g for t in (exact_time(f, x, g, df), first, second)))
 
 # %% ../../nbs/method/theory.ipynb #cbd7d364
-def second_order(
+def ray_segment(
     grad:Tensor, # (B, C, H, W) gradient of the target's score at the segment's start
-    dx:Tensor,   # (B, C, H, W) from this point to the next; unused
     df:Tensor,   # (B,) change of the score over the segment
     hess:Tensor, # (B, C, H, W) Hessian of the score there times `grad`, from `hessian_vector`
 )->Tensor:       # (B, C, H, W) the segment's share of the attribution; sums to df
@@ -162,5 +161,3 @@ def second_order(
     beyond = (4*q < -1) | (s*half.abs()*_dot(v, v).sqrt() > norm.sqrt())
     s, half = torch.where(beyond, 1., s), torch.where(beyond, 0., half)
     return _like(_over(df, norm), u)*(_like(s, u)*u*u + _like(s*s*half, u)*u*v)
-
-second_order.needs_hessian = True
