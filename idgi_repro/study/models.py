@@ -150,14 +150,20 @@ def _installed(file):
     "Whether a file is Python's, an installed package's or ours."
     return not _LIBRARIES.isdisjoint(file.parents) or not {'site-packages', 'dist-packages'}.isdisjoint(file.parts)
 
-# %% ../../nbs/study/models.ipynb #b48df339
+# %% ../../nbs/study/models.ipynb #92b4ae6d
 def _absolute(file): return Path(os.path.abspath(os.path.expanduser(file)))
 
+def _place(module):
+    "A module's file; of a package without one, a folder; None if it has neither."
+    known = getattr(module, '__dict__', {})
+    try: place = known.get('__file__') or next(iter(known.get('__path__') or ()), None)
+    except KeyError: return None # a folder in a package that is no longer in memory
+    return _absolute(place) if isinstance(place, str) else None
+
 def _loaded(folder):
-    "The user's modules in memory whose files lie in or below `folder`: {name: file}."
-    files = {n: getattr(m, '__dict__', {}).get('__file__') for n, m in [*sys.modules.items()] if n not in ('__main__', '__mp_main__')}
-    files = {n: _absolute(f) for n, f in files.items() if isinstance(f, str)}
-    return {n: f for n, f in files.items() if folder in f.parents and not _installed(f)}
+    "The user's modules in memory that lie in or below `folder`: {name: file}."
+    places = {n: _place(m) for n, m in [*sys.modules.items()] if n not in ('__main__', '__mp_main__')}
+    return {n: p for n, p in places.items() if p and folder in p.parents and not _installed(p)}
 
 # %% ../../nbs/study/models.ipynb #e75e509c
 def _home(where):
@@ -200,12 +206,12 @@ def _import(where):
     spec.loader.exec_module(module)
     return module
 
-# %% ../../nbs/study/models.ipynb #57cc6f2c
+# %% ../../nbs/study/models.ipynb #fccbdf02
 def _files(module, home):
     "The files that hold a network's code: what the import brought, and all of an installed package."
     files = {*_loaded(home).values()} if home else set()
-    if file := getattr(module, '__file__', None):
-        files.add(file := _absolute(file))
+    if file := _place(module):
+        files.add(file)
         package = getattr(sys.modules.get(module.__name__.partition('.')[0]), '__path__', ()) if _installed(file) else ()
         files |= {p for folder in package for p in Path(folder).rglob('*.py')}
     return sorted(f for f in files if f.is_file())
