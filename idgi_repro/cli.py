@@ -61,10 +61,9 @@ def explain(
     from idgi_repro.jobs import progress
     from idgi_repro.method.gradients import enough_memory
     from idgi_repro.papers.loading import load_paper
-    from idgi_repro.report.maps import draw_maps
     from idgi_repro.study.scene import Subject, gradients_of, maps_of
     from idgi_repro.study.shard import Shard
-    paper, names = load_paper(paper), ()
+    paper = load_paper(paper)
     names = Shard(steps=(steps,), protocol=protocol).of(paper).methods
     _writable(out := Path(out))
     with enough_memory('stop what else runs, or use another device'):
@@ -115,10 +114,11 @@ def check(
 def _add_options(parser, record):
     "An option for every field of a record of parameters that has a flag."
     for f in fields(record):
-        flag, kind, default = f.metadata['flag'], str(f.type), None if f.default is MISSING else f.default
+        flag, default = f.metadata['flag'], None if f.default is MISSING else f.default
+        kind = f.type if isinstance(f.type, str) else f.type.__name__
         if flag is None: continue
         flag, help = flag or '--' + f.name.replace('_', '-'), f.metadata['help']
-        if kind.endswith('bool'):
+        if kind == 'bool':
             parser.add_argument(f'--no-{flag[2:]}' if default else flag, dest=f.name, action='store_false' if default else 'store_true', help=help)
             continue
         number = dict(type=int, metavar='N') if 'int' in kind else dict(metavar='NAME' if 'list' in kind else f.name.upper())

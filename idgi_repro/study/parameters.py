@@ -42,7 +42,7 @@ class Parameters:
     exact:bool = option(False, 'use the networks as they are, without folding batch norm and changing the memory layout')
     precision:str = option('float32', 'of a prepared network: float32, or on a GPU tf32 or bf16, which trade digits for speed')
     out:str = option('results', 'results folder', shapes=False)
-    device:str = option('cpu', 'cpu or cuda', shapes=False)
+    device:str = option('cpu', 'cpu or cuda (default: on the command line cuda, where there is one)', shapes=False)
     batch_size:'Optional[int]' = option(None, 'points or images per pass through the network (default: 32 on a CPU, on a GPU what fits)', shapes=False)
     threads:'Optional[int]' = option(None, 'of the processor for each shard (default: all cores); small networks run faster as several shards of one thread', shapes=False)
     keep_maps:bool = option(False, 'keep the saliency maps as well, in half precision, in files beside the rows', shapes=False)
