@@ -1,28 +1,42 @@
 """python benchmarks/results.py [--rows 1000000] [--shards 10000] [--results DIR] [--out figures/benchmarks]
 
 Time and memory of the way from a large results folder to the report: reading, tables, figures and the page, without photographs.
-The results are made up, with the columns of real ones: ten networks, three methods with both rules, five step counts, both grids."""
-import argparse, multiprocessing, os, tempfile, threading, time
+The results are made up (tests/simulate.py), with the columns of real ones: ten networks, six methods, five step counts, both protocols."""
+import argparse, multiprocessing, os, sys, tempfile, threading, time
 from pathlib import Path
 
 from bench import high_water, processor
+<<<<<<< HEAD
 from idgi_repro import report as R
 from idgi_repro.study.models import IMAGENET
 from idgi_repro.report.results import result_files, simulate
+=======
+from idgi_repro.report import page as R
+from idgi_repro.report.results import result_files
+>>>>>>> wip-results
 
-GRIDS, STEPS, METHODS = ('closed', 'study'), (8, 16, 32, 64, 128), ('ig', 'gig', 'blurig')
+sys.path.append(str(Path(__file__).resolve().parents[1]/'tests'))
+from simulate import METHODS, PROTOCOLS, simulate
+
+NETWORKS, STEPS = [f'made_up_{c}' for c in 'abcdefghij'], (8, 16, 32, 64, 128)
 
 def peak(): return high_water()/1024 # GiB
 
 def write(folder, rows, shards):
     "Made-up results of at least `rows` rows in `shards` files, a tenth of them for each network."
+<<<<<<< HEAD
     cells = len(IMAGENET)*len(GRIDS)
     simulate(folder, IMAGENET, GRIDS, -(-rows//(cells*len(METHODS)*2*len(STEPS))), STEPS, METHODS, shards=shards//cells)
+=======
+    cells = len(NETWORKS)*len(PROTOCOLS)
+    simulate(folder, NETWORKS, PROTOCOLS, -(-rows//(cells*len(METHODS)*len(STEPS))), STEPS, METHODS, shards=shards//cells)
+>>>>>>> wip-results
 
 def private():
     "The memory of the processes that this one has forked, in GiB, without what they share with it."
     children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()
-    return sum(int(l.split()[1]) for c in children for l in Path(f'/proc/{c}/smaps_rollup').read_text().splitlines() if l.startswith('Private_'))/2**20
+    lines = [l for c in children for l in Path(f'/proc/{c}/smaps_rollup').read_text().splitlines()]
+    return sum(int(l.split()[1]) for l in lines if l.startswith('Private_'))/2**20
 
 def cpu(): return sum(os.times()[:4])
 
@@ -62,10 +76,13 @@ def main():
         done.set(); watcher.join()
         shards = len(result_files(folder))
     rows, whole = times.pop('rows'), times['report']
-    lines = '\n'.join(f'| {what} | {times[k]["seconds"]:.0f} | {times[k]["work"]:.0f} | {times[k]["peak"]:.2f} |' for what, k in (('reading', 'read'), ('tables', 'all_tables'), ('figures', 'drawn'), ('all, with the page', 'report')))
+    parts = dict(read='reading', all_tables='tables', drawn='figures', report='all, with the page')
+    line = lambda k: f'| {parts[k]} | {times[k]["seconds"]:.0f} | {times[k]["work"]:.0f} | {times[k]["peak"]:.2f} |'
+    lines = '\n'.join(map(line, parts))
     text = f'''# A large results folder
 
-{rows:,} rows in {shards:,} files to the report of tables, figures and page, without photographs: {whole["seconds"]:.0f} s and at most {whole["peak"] + forked[0]:.2f} GiB (wanted: under 120 s and 4 GiB).
+{rows:,} rows in {shards:,} files to the report of tables, figures and page, without photographs: {whole["seconds"]:.0f} s
+and at most {whole["peak"] + forked[0]:.2f} GiB (wanted: under 120 s and 4 GiB).
 
 | part | seconds | of the processors | peak so far (GiB) |
 | --- | ---: | ---: | ---: |
