@@ -172,7 +172,7 @@ def test_ig_is_linear_in_the_function_and_idgi_is_not():
 def test_ig_does_not_depend_on_a_features_unit_and_idgi_does(k):
     "The second feature is written in a unit k times smaller."
     x, rescaled, f = image(1., 1.), image(1., k), lambda a, b: a + b
-    def maps(rule): return explained(f, x, StraightPath(0.), 4, rule), explained(lambda a, b: f(a, b/k), rescaled, StraightPath(0.), 4, rule)
+    def maps(rule): return tuple(explained(h, v, StraightPath(0.), 4, rule) for h, v in ((f, x), (lambda a, b: f(a, b/k), rescaled)))
     assert maps(riemann) == (pytest.approx([1, 1]), pytest.approx([1, 1]))
     assert maps(idgi) == (pytest.approx([1, 1]), pytest.approx([2*k**2/(k**2 + 1), 2/(k**2 + 1)]))
 

@@ -104,6 +104,7 @@ def _bracket(miss, far, high, doublings):
         at_high = miss(high)
     return low, at_low, high, at_high
 
+# %% ../../nbs/method/theory.ipynb #theo0028
 def _closer(miss, low, at_low, high, at_high):
     "One step of false position; `high` is the new point."
     flat = at_high == at_low
