@@ -155,7 +155,7 @@ def _parser():
     d = d.add_parser('check', help='what there is, what is missing, and what to do',
                      description='Says what a study would find. Exit status: 0 with labels and without unreadable images, '
                                  '1 if either is amiss, 2 if the images cannot be used.')
-    d.add_argument('path', help="ImageNet's validation set as a folder, the official tar or Parquet files; any folder of images; 'embedded'")
+    d.add_argument('path', help="ImageNet's validation set as folder, tar or Parquet files; any folder of images; 'embedded'")
     d.add_argument('--all', action='store_true', help=f'open every image, not {SAMPLE} of them')
 
     s = sub.add_parser('study', help='score every method on many images', argument_default=argparse.SUPPRESS)

@@ -57,7 +57,8 @@ def _places(saliency, places):
 def _check_maps(saliency, x):
     B, (H, W) = len(x), x.shape[-2:]
     if saliency.shape[-3:] == (B, H, W): return
-    raise InputError(f'saliency maps of shape {tuple(saliency.shape)} do not fit {B} images of {H} x {W} pixels; they must be (..., {B}, {H}, {W})')
+    raise InputError(f'saliency maps of shape {tuple(saliency.shape)} do not fit {B} images of {H} x {W} pixels; '
+                     f'they must be (..., {B}, {H}, {W})')
 
 # %% ../../nbs/method/metrics.ipynb #c13590e6
 @dataclass

@@ -54,7 +54,8 @@ class Subject:
         "The black image as the network sees it, the baseline of the papers."
         return self.net.normalize(torch.zeros_like(self.pixels[:1]))
 
-    def __getitem__(self, rows:slice)->'Subject': return replace(self, pixels=self.pixels[rows], target=self.target[rows], seeds=self.seeds[rows])
+    def __getitem__(self, rows:slice)->'Subject':
+        return replace(self, pixels=self.pixels[rows], target=self.target[rows], seeds=self.seeds[rows])
 
 def blank(protocol:str='corrected')->Subject:
     "A subject of a single pixel, to ask a method what it costs."

@@ -73,7 +73,8 @@ def _chosen(study, paper, network, net, data, out):
     chosen, unread = choose(net, data, study.images, study.seed, out)
     shards = [s for s in shards_of(study, paper, network) if s.start < len(chosen)]
     about = dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads)
-    return dict(**about, images=len(chosen), wanted=study.images, unlabelled='' if data.categories else data.advice, unread=unread[['name', 'error']].values.tolist(),
+    unlabelled, unread = '' if data.categories else data.advice, unread[['name', 'error']].values.tolist()
+    return dict(**about, images=len(chosen), wanted=study.images, unlabelled=unlabelled, unread=unread,
                 shards={shard_file(s, paper, net.fingerprint(), chosen.iloc[s.start:s.stop]): _shaping(s) for s in shards})
 
 def make_choice(
@@ -125,7 +126,8 @@ def _cost(study, paper, network):
     add = lambda f: sum(f(s)*n for s, n in shards)
     rows = add(lambda s: maps_count(paper, s.methods, s.steps))
     passes = dict(gradients=round(add(lambda s: s.gradients(paper))), forwards=round(add(lambda s: s.forwards(paper))))
-    return dict(network=network, shards=len(shards), **passes, hours=add(lambda s: s.cost(paper))*pace/3600, megabytes=rows*(ROW + MAP*study.keep_maps)/1e6, pace=source)
+    hours, megabytes = add(lambda s: s.cost(paper))*pace/3600, rows*(ROW + MAP*study.keep_maps)/1e6
+    return dict(network=network, shards=len(shards), **passes, hours=hours, megabytes=megabytes, pace=source)
 
 def estimate(
     study:Study,
