@@ -141,7 +141,7 @@ idgi, trapezoid_idgi = IDGI(), IDGI(trapezoid=True)
 class SecondOrder(Rule):
     "IDGI's segment to second order along the ray, from the Hessian times the gradient; `theory.ray_segment` has the formula."
     name, needs = 'second_order', frozenset({'score', 'hessian'})
-    def add(self, total, s): total += ray_segment(s.p.g, s.df.flatten(), s.p.h)
+    def add(self, total, s): total += s.sign*ray_segment(s.p.g, s.sign*s.df.flatten(), s.p.h)     # the ray starts where the walk is
 
 second_order = SecondOrder()
 
