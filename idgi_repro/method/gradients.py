@@ -24,7 +24,7 @@ def probability(
     logits:Tensor, # (B, K) the network's output
     target:Tensor, # (B,) class indices
 )->Tensor:         # (B,) in [0, 1]
-    "Softmax probability of the target class, the score that the study explains."
+    "Softmax probability of the target class, the score that the papers explain."
     return logits.softmax(1).gather(1, target[:, None])[:, 0]
 
 # %% ../../nbs/method/gradients.ipynb #262daef2

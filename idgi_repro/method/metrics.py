@@ -87,7 +87,7 @@ def insertion(
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
     places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
 )->Insertion:
-    """Insertion score of saliency maps (Petsiuk et al. 2018; the study's section 5), with 21 fractions from 0 to 1.
+    """Insertion score of saliency maps (Petsiuk et al. 2018; the paper's section 5), with 21 fractions from 0 to 1.
 
     Raises `InputError` for maps that do not fit the images or contain NaN."""
     _check_maps(saliency, x)
@@ -118,7 +118,7 @@ def _size(picture, options):
 
 def compressed_sizes(
     pixels:Tensor,    # (..., 3, H, W) in [0, 1]
-    codec:str='png',  # 'png' (the study) or 'webp', lossless (PAIR)
+    codec:str='png',  # 'png' (the paper) or 'webp', lossless (PAIR)
 )->Callable[[],Tensor]: # call it for the sizes (...), int64, in bytes
     "Starts to compress pictures, cut to 8 bits, on all cores, and returns at once. Raises `InputError` for an unknown codec."
     if codec not in CODECS: raise InputError(f'codec is {codec!r}; it must be one of {", ".join(CODECS)}')
@@ -211,7 +211,7 @@ def information_curves(
     saliency:Tensor,   # (..., B, H, W) saliency maps; leading dimensions are several maps of the same images
     target:Tensor,     # (B,) class indices
     normalize:Callable, # pixels to the network's input, e.g. `Network.normalize`
-    codec:str='png',   # 'png' (the study) or 'webp' (PAIR)
+    codec:str='png',   # 'png' (the paper) or 'webp' (PAIR)
     batch_size:int=64, # images per forward pass
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
     places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
@@ -242,7 +242,7 @@ NEAR_ZERO = .01 # of a map's L1 norm: a sum below it is near zero
 @dataclass
 class Stability:
     "How far two maps of an image are apart, after normalisation."
-    signed:Tensor    # (...,) mean squared difference of the maps divided by their sums, the study's
+    signed:Tensor    # (...,) mean squared difference of the maps divided by their sums, the paper's
     l1:Tensor        # (...,) the same for maps divided by their L1 norms
     near_zero:Tensor # (...,) bool, whether the sum of either map is less than 1 % of its L1 norm
 
@@ -251,7 +251,7 @@ def stability(
     first:Tensor,  # (..., H, W) saliency maps
     second:Tensor, # (..., H, W) of the same images after a disturbance, e.g. JPEG re-encoding
 )->Stability:
-    "Numerical stability (the study's section 5), as it defines it and in a form that does not blow up."
+    "Numerical stability (the paper's section 5), as it defines it and in a form that does not blow up."
     a, b = first.double(), second.double()
     total = lambda v: v.sum((-2, -1), keepdim=True)
     norm = lambda v: total(v.abs())
