@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import high_water, processor
 from idgi_repro import report as R
-from idgi_repro.study.models import STUDY
+from idgi_repro.study.models import IMAGENET
 from idgi_repro.report.results import result_files, simulate
 
 GRIDS, STEPS, METHODS = ('closed', 'study'), (8, 16, 32, 64, 128), ('ig', 'gig', 'blurig')
@@ -16,8 +16,8 @@ def peak(): return high_water()/1024 # GiB
 
 def write(folder, rows, shards):
     "Made-up results of at least `rows` rows in `shards` files, a tenth of them for each network."
-    cells = len(STUDY)*len(GRIDS)
-    simulate(folder, STUDY, GRIDS, -(-rows//(cells*len(METHODS)*2*len(STEPS))), STEPS, METHODS, shards=shards//cells)
+    cells = len(IMAGENET)*len(GRIDS)
+    simulate(folder, IMAGENET, GRIDS, -(-rows//(cells*len(METHODS)*2*len(STEPS))), STEPS, METHODS, shards=shards//cells)
 
 def private():
     "The memory of the processes that this one has forked, in GiB, without what they share with it."

@@ -23,7 +23,7 @@ from .method.gradients import enough_memory, predict
 from .report.results import result_files
 from .study.embedded import EMBEDDED
 from .study.imagenet import completeness, open_images, per_class, unreadable
-from .study.models import STUDY, load
+from .study.models import IMAGENET, load
 from .study.shard import METHODS, Shard, numerics
 from .study.workflow import Study, configured, estimate, make_choice, pending, read_choice, read_config, remarks, told
 
@@ -232,7 +232,7 @@ def _parser():
     p = argparse.ArgumentParser('idgi-repro', description='Integrated-gradient methods with and without IDGI.')
     p.add_argument('--version', action='version', version=__version__)
     sub = p.add_subparsers(dest='command', required=True)
-    networks = f'one of {", ".join([*EMBEDDED, *STUDY])} (with @WEIGHTS for other weights), or module:function, or file.py:function'
+    networks = f'one of {", ".join([*EMBEDDED, *IMAGENET])} (with @WEIGHTS for other weights), or module:function, or file.py:function'
     device = dict(default='cuda' if torch.cuda.is_available() else 'cpu', help='cpu or cuda (default: %(default)s)')
 
     e = sub.add_parser('explain', help='a photograph and its six maps in one figure')

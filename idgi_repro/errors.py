@@ -13,26 +13,32 @@ import re
 class InputError(ValueError):
     "Something the user gave cannot be used; the message says what, with which value, and what to do."
 
-# %% ../nbs/errors.ipynb #7149970e
-TYPES = {'str': 'text', 'int': 'a whole number', 'bool': 'True or False', 'list[str]': 'a list of texts', 'list[int]': 'a list of whole numbers', 'Optional[int]': 'a whole number or None', 'dict': 'names with values'} # type: in words
+# %% ../nbs/errors.ipynb #cb3d2b38
+TYPES = {'str': 'text', 'int': 'a whole number', 'bool': 'True or False', 'dict': 'names with values',
+         'list[str]': 'a list of texts', 'list[int]': 'a list of whole numbers', 'Optional[int]': 'a whole number or None'} # type: in words
 
+# %% ../nbs/errors.ipynb #a848561e
 def _is(value, kind):
+    "Whether `value` is of the type, exactly: no bool is an int here, and bytes that are no text are no str."
     if kind.startswith('Optional['): return value is None or _is(value, kind[9:-1])
     if kind.startswith('list['): return isinstance(value, (list, tuple)) and all(_is(v, kind[5:-1]) for v in value)
-    return type(value) is dict(str=str, int=int, bool=bool, dict=dict)[kind] and not (kind == 'str' and re.search(r'[\0\ud800-\udfff]', value)) # bytes that are no text
+    if type(value) is not dict(str=str, int=int, bool=bool, dict=dict)[kind]: return False
+    return kind != 'str' or not re.search(r'[\0\ud800-\udfff]', value)
 
+# %% ../nbs/errors.ipynb #8cf9948f
 def check_kind(
     name:str,  # what the value is called
     value,     # anything
     kind:str,  # a key of `TYPES`
 ):
-    "Raises `InputError` for a value of another kind."
+    "Raises `InputError` for a value of another type."
     if not _is(value, kind): raise InputError(f'{name} is {repr(value)[:80]}; it must be {TYPES[kind]}')
 
+# %% ../nbs/errors.ipynb #892f1d43
 def check_fields(
     record, # a dataclass whose annotations are keys of `TYPES`, or the types themselves
 ):
-    "Holds every field to its annotation, and makes tuples of the lists that YAML and papermill give. Raises `InputError` for a value of another kind."
+    "Holds every field to its annotation and makes tuples of lists. Raises `InputError` for a value of another type."
     for f in fields(record):
         check_kind(f.name, value := getattr(record, f.name), f.type if isinstance(f.type, str) else f.type.__name__)
         if isinstance(value, list): object.__setattr__(record, f.name, tuple(value))

@@ -9,9 +9,10 @@ from PIL import Image
 from scipy.io import savemat
 from torch import nn
 
+from idgi_repro.study import packed
 from idgi_repro.study.embedded import SHAPES, SIDE, draw
 from idgi_repro.study.imagenet import DEVKIT, TRUTH, completeness, open_images, per_class, unreadable
-from idgi_repro.study.images import Embedded, Images, Photo, UnreadableImage, load_batch
+from idgi_repro.study.images import Embedded, Images, Photo, Shape, UnreadableImage, load_batch
 from idgi_repro.study.selection import select
 from idgi_repro.errors import InputError
 from idgi_repro.study.models import Network
@@ -311,7 +312,7 @@ def test_a_bomb_in_a_tar(tmp_path):
 
 def test_members_open_in_other_processes_and_threads(tmp_path):
     images = open_images(devkit(official(tmp_path).parent).parent)
-    assert pickle.loads(pickle.dumps(images[1])) == images[1] == eval(repr(images[1]), vars(__import__('idgi_repro.data').data) | {'PosixPath': Path})
+    assert pickle.loads(pickle.dumps(images[1])) == images[1] == eval(repr(images[1]), vars(packed) | {'PosixPath': Path})
     assert sizes_elsewhere(images) == [(20, 10)]*3
     with ThreadPoolExecutor(4) as pool: assert list(pool.map(size, [images[i % 3] for i in range(60)])) == [(20, 10)]*60
 
@@ -548,3 +549,69 @@ def test_real_photographs_open():
     images = open_images(REALDATA/'imagenet-sample')
     batch = load_batch(Network('n', nn.Identity()), images[500:508])
     assert batch.pixels.shape == (8, 3, 224, 224) and batch.labels.tolist() == list(range(500, 508)) and not batch.skipped
+
+
+# digests
+
+def as_member(root, data): return open_images(pack(root/'x.tar', ('x.png', data)))[0]
+def as_row(root, data): return open_images(tabulate(root/'x.parquet', [0], images=[data]))[0]
+def as_photo(root, data):
+    (root/'x.png').write_bytes(data)
+    return Photo(root/'x.png')
+
+@pytest.mark.parametrize('kind', [as_photo, as_member, as_row])
+def test_a_replaced_picture_has_another_digest(tmp_path, kind):
+    "Whether or not its file's size and time of change tell."
+    dark, light = (BytesIO(), BytesIO())
+    for file, shade in ((dark, 0), (light, 255)): Image.new('RGB', (20, 10), (shade,)*3).save(file, 'BMP')
+    item = kind(tmp_path, dark.getvalue())
+    first, times = item.digest(), os.stat(item.path)
+    assert first == hashlib.sha256(dark.getvalue()).hexdigest()[:16] == item.digest() == item.read()[1]
+    other = kind(tmp_path, light.getvalue())
+    os.utime(item.path, ns=(times.st_atime_ns, times.st_mtime_ns + (kind is as_row))) # a cursor on a row remembers the file by its state
+    assert other.digest() != first and (other.name, other.path) == (item.name, item.path)
+    image, digest = other.read()
+    assert image.getpixel((3, 3)) == (255, 255, 255) and digest == other.digest()
+
+def test_the_digest_is_of_the_bytes_wherever_they_lie(tmp_path):
+    data = jpeg()
+    assert len({kind(tmp_path, data).digest() for kind in (as_photo, as_member, as_row)}) == 1
+
+def test_the_digest_of_a_drawn_picture():
+    items = [Shape(0, 3), Shape(1, 3), Shape(0, 13), Shape(0, 3, 1)]
+    assert len({i.digest() for i in items}) == 4 and Shape(0, 3, label=3).digest() == Shape(0, 3).digest()
+
+def test_a_picture_that_is_drawn_otherwise_has_another_digest(monkeypatch):
+    before = Shape(0, 3).digest()
+    monkeypatch.setattr('idgi_repro.study.images.draw', lambda *numbers: (draw(*numbers)[0] ^ 1, None))
+    assert Shape(0, 3).digest() != before
+
+def test_no_bytes_no_digest(tmp_path):
+    for item in (Photo(tmp_path/'none.png'), Photo(tmp_path)):
+        with pytest.raises(UnreadableImage, match='cannot be read'): item.digest()
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes')
+def test_a_pipe_is_no_photograph(tmp_path):
+    os.mkfifo(tmp_path/'x.png')
+    (image,) = open_images(tmp_path)
+    for take in (image.open, image.digest, image.read):
+        with pytest.raises(UnreadableImage, match='a pipe or a device'): take()
+
+def test_selection_notes_digests_and_reads_once(tmp_path, net, monkeypatch):
+    images = shades(tmp_path, dark1=0, light1=230, light2=None)
+    reads, source = [], Photo.source
+    monkeypatch.setattr(Photo, 'source', lambda self: reads.append(self.name) or source(self))
+    table = select(net, images, batch_size=2)
+    assert sorted(reads) == ['dark1.png', 'light1.png', 'light2.png']
+    assert table.digest.tolist() == [images[0].digest(), images[1].digest(), '']
+
+def test_a_selection_without_digests_is_made_again(tmp_path, net):
+    images, cache = shades(tmp_path/'images', dark1=0, light1=230), tmp_path/'cache'
+    table = select(net, images, cache=cache)
+    (file,) = cache.iterdir()
+    table.drop(columns='digest').to_parquet(file)
+    calls = net.module.calls
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        pd.testing.assert_frame_equal(select(net, images, cache=cache), table)
+    assert net.module.calls > calls and list(cache.iterdir()) == [file] and 'digest' in pd.read_parquet(file)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from idgi_repro import cli, data as images_room, study as room
-from idgi_repro.files import whole
+from idgi_repro import cli, files
+from idgi_repro.study import images as images_room, shard as room
 from idgi_repro.study.imagenet import open_images
 from idgi_repro.study.images import Embedded, Photo, load_batch
 from idgi_repro.study.selection import select
 from idgi_repro.errors import InputError
 from idgi_repro.study.models import load
-from idgi_repro.files import results_folder
+from idgi_repro.files import results_folder, whole
 from idgi_repro.study.selection import choose
 from idgi_repro.study.shard import Shard, maps_file, plan, read_maps, run, stands, write
 from idgi_repro.report.results import read
@@ -100,7 +100,7 @@ def test_killed_at_random_moments_and_resumed(undisturbed, tmp_path):
 
 def _write_and_die(folder, line):
     "Writes the second version of a file and dies at one line of the code that writes, or in the middle of the file's bytes."
-    seen, code = 0, {f.__code__ for f in (images_room._claim, images_room._sweep, images_room.whole.__wrapped__, room._written)}
+    seen, code = 0, {f.__code__ for f in (files._claim, files._sweep, files.whole.__wrapped__, room._written)}
     def at_line(frame, event, _):
         nonlocal seen
         if frame.f_code not in code and frame.f_code.co_name not in ('write_bytes', 'write_text', 'copyfile', 'copyfileobj'): return None
@@ -294,7 +294,7 @@ def test_a_full_disk(which, tmp_path, monkeypatch):
     other = run(replace(shard, seed=1), tmp_path, keep_maps=True)
     if which == 'selection': next(tmp_path.glob('select-*')).unlink()
     before, prefix = {f: f.read_bytes() for f in tmp_path.iterdir()}, dict(rows='.mini', maps='.maps', selection='.select')[which]
-    real = images_room._claim
+    real = files._claim
     def full(file):
         part, f = real(file)
         if part.name.startswith(prefix):
@@ -302,7 +302,7 @@ def test_a_full_disk(which, tmp_path, monkeypatch):
             part.symlink_to('/dev/full')
         return part, f
     with monkeypatch.context() as m:
-        m.setattr(images_room, '_claim', full)
+        m.setattr(files, '_claim', full)
         with pytest.raises(InputError, match=f'cannot write {tmp_path}/{prefix[1:]}.*No space left.*make room'): run(shard, tmp_path, keep_maps=True)
     assert {f: f.read_bytes() for f in before} == before and not leftovers(tmp_path)
     assert not [f for f in set(tmp_path.iterdir()) - set(before) if f.name.startswith(prefix[1:])]
@@ -311,7 +311,7 @@ def test_a_full_disk(which, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_a_full_disk_is_found_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(room.tempfile, 'TemporaryFile', lambda **_: open('/dev/full', 'wb'))
+    monkeypatch.setattr(files.tempfile, 'TemporaryFile', lambda **_: open('/dev/full', 'wb'))
     monkeypatch.setattr(room, 'load', lambda *_: pytest.fail('the network was loaded'))
     with pytest.raises(InputError, match='cannot be written to.*No space left.*make room'): run(Shard(**TINY, stop=1, images=1), tmp_path)
 

@@ -11,9 +11,8 @@ from idgi_repro.study.imagenet import open_images
 from idgi_repro.study.images import Embedded
 from idgi_repro.study.selection import select
 from idgi_repro.errors import InputError
-from idgi_repro.report.claims import WEIGHTS
-from idgi_repro.study.embedded import EMBEDDED
-from idgi_repro.study.models import Network, STUDY, load
+from idgi_repro.study.embedded import EMBEDDED, WEIGHTS
+from idgi_repro.study.models import IMAGENET, Network, load
 
 REALDATA = Path(os.environ.get('IDGI_SHARED') or Path(__file__).resolve().parents[2]/'shared')/'realdata'
 realdata = pytest.mark.skipif(not (REALDATA/'realdata.py').is_file(), reason='real networks and images are not here')
@@ -28,10 +27,10 @@ def test_embedded_networks_keep_what_is_promised(name):
     assert table.correct.mean() >= .9 and table.confident.mean() >= .5
 
 
-@pytest.mark.parametrize('name', STUDY)
+@pytest.mark.parametrize('name', IMAGENET)
 def test_a_missing_download_names_file_folder_and_url(name, hub):
     with pytest.raises(InputError) as e: load(name)
-    weights = torchvision.models.get_model_weights(name)[STUDY[name][0]]
+    weights = torchvision.models.get_model_weights(name)[IMAGENET[name][0]]
     for said in (weights.url, str(hub), Path(weights.url).name): assert said in str(e.value)
 
 
@@ -112,7 +111,7 @@ def test_a_module_of_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_whole_network_is_taken_as_it_is(tmp_path):
-    (tmp_path/'n.py').write_text('from torch import nn\nfrom idgi_repro.models import Network\n'
+    (tmp_path/'n.py').write_text('from torch import nn\nfrom idgi_repro.study.models import Network\n'
                                  'def build(): return Network("mine", nn.Flatten(), resize=9, crop=8, categories=["a"])\n')
     net = load(f'{tmp_path/"n.py"}:build')
     assert (net.name, net.crop, net.category(0), net.category(1)) == ('mine', 8, 'a', 'class 1')
@@ -148,3 +147,129 @@ def test_a_real_network_by_module_name(monkeypatch):
     monkeypatch.syspath_prepend(REALDATA)
     assert load('realdata:squeezenet1_0').module.num_classes == 1000
     assert load('realdata:cifar_resnet', resize=32, crop=32).crop == 32
+
+
+# the source of a user's network
+
+MINE = 'import torch\nfrom torch import nn\n{imports}\nclass Net(nn.Module):\n' \
+       '    def __init__(self): super().__init__(); self.fc = nn.Linear(12, 3); nn.init.constant_(self.fc.weight, .1); nn.init.zeros_(self.fc.bias)\n' \
+       '    def forward(self, x): return self.fc(x.flatten(1))*{scale}\n' \
+       'def make(): return Net()\ndef other(): return Net()\n'
+
+def mine(file, scale, imports=''):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(MINE.format(scale=scale, imports=imports))
+    return file
+
+def logit(net): return round(net.module(torch.ones(1, 3, 2, 2))[0, 0].item()/1.2)
+
+def seen(spec):
+    "The factor of the logits, and the fingerprint."
+    before = list(sys.path)
+    net = load(spec, resize=2, crop=2)
+    assert sys.path == before and len(net.source) == 16
+    return logit(net), net.fingerprint()
+
+
+def test_a_changed_file_is_another_network(tmp_path):
+    file = mine(tmp_path/'mine.py', 8)
+    first = seen(f'{file}:make')
+    assert first == seen(f'{file}:make') and first[0] == 8
+    mine(file, 2)                                        # of the same size, within the same second
+    second = seen(f'{file}:make')
+    assert second[0] == 2 and second[1] != first[1]
+    assert seen(f'{mine(file, 8)}:make') == first
+    assert seen(f'{file}:other')[1] != first[1], 'another function of the same file may compute something else'
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_file_lies(tmp_path):
+    assert seen(f'{mine(tmp_path/"a"/"mine.py", 8)}:make') == seen(f'{mine(tmp_path/"b"/"mine.py", 8)}:make')
+
+
+@pytest.mark.parametrize('beside', ['my_factor.py', 'my_parts/my_factor.py'])
+def test_a_changed_module_beside_it_is_another_network(beside, tmp_path):
+    name = beside[:-3].replace('/', '.')
+    file = mine(tmp_path/'mine.py', f'{name}.factor', f'import {name}')
+    (tmp_path/beside).parent.mkdir(exist_ok=True)
+    (tmp_path/beside).write_text('factor = 8\n')
+    first = seen(f'{file}:make')
+    (tmp_path/'unrelated.py').write_text('factor = 3\n')
+    assert seen(f'{file}:make') == first and first[0] == 8, 'what is not imported is nothing to it'
+    (tmp_path/beside).write_text('factor = 2\n')
+    second = seen(f'{file}:make')
+    assert second[0] == 2 and second[1] != first[1]
+
+
+def test_what_is_imported_while_it_is_built_counts(tmp_path):
+    file = tmp_path/'mine.py'
+    file.write_text('def make():\n    import my_late\n    return my_late.make()\n')
+    mine(tmp_path/'my_late.py', 8)
+    first = seen(f'{file}:make')
+    mine(tmp_path/'my_late.py', 2)
+    assert (first[0], seen(f'{file}:make')[0]) == (8, 2) and seen(f'{file}:make')[1] != first[1]
+
+
+def test_modules_of_one_name_in_two_folders(tmp_path):
+    for folder, factor in (('a', 8), ('b', 2)):
+        mine(tmp_path/folder/'mine.py', 'my_namesake.factor', 'import my_namesake')
+        (tmp_path/folder/'my_namesake.py').write_text(f'factor = {factor}\n')
+    assert [seen(f'{tmp_path/f}/mine.py:make')[0] for f in 'aba'] == [8, 2, 8]
+
+
+@pytest.mark.parametrize('spec, file', [('my_dotted:make', 'my_dotted.py'), ('my_package:make', 'my_package/__init__.py'), ('my_package.nets.mine:make', 'my_package/nets/mine.py')])
+def test_a_changed_module_of_ones_own_is_another_network(spec, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine(tmp_path/file, 8)
+    (tmp_path/'unrelated.py').write_text('raise Exception\n')
+    first = seen(spec)
+    assert first == seen(spec)
+    mine(tmp_path/file, 2)
+    second = seen(spec)
+    assert (first[0], second[0]) == (8, 2) and first[1] != second[1]
+    assert not list(tmp_path.rglob('__pycache__'))
+
+
+def test_a_changed_module_of_the_same_package(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    mine(tmp_path/'my_pack/net.py', 'factor', 'from .parts.factors import factor')
+    (tmp_path/'my_pack/parts').mkdir()
+    (tmp_path/'my_pack/parts/factors.py').write_text('factor = 8\n')
+    (tmp_path/'my_pack/unused.py').write_text('')
+    first = seen('my_pack.net:make')
+    (tmp_path/'my_pack/unused.py').write_text('x = 1\n')
+    assert seen('my_pack.net:make') == first
+    (tmp_path/'my_pack/parts/factors.py').write_text('factor = 2\n')
+    assert (first[0], seen('my_pack.net:make')[0]) == (8, 2) and seen('my_pack.net:make')[1] != first[1]
+
+
+def test_a_module_that_was_imported_before(tmp_path, monkeypatch):
+    "Python would not read it again."
+    monkeypatch.syspath_prepend(tmp_path)
+    mine(tmp_path/'my_early.py', 8)
+    import my_early
+    mine(tmp_path/'my_early.py', 2)
+    assert seen('my_early:make')[0] == 2 and my_early.Net()(torch.ones(1, 3, 2, 2))[0, 0].round() == 10
+
+
+def test_other_modules_of_the_folder_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path/'my_state.py').write_text('seen = []\n')
+    import my_state
+    my_state.seen.append(1)
+    seen(f'{mine(tmp_path/"mine.py", 8)}:make')
+    with pytest.raises(InputError): load(f'{tmp_path/"mine.py"}:none')
+    assert sys.modules['my_state'] is my_state and my_state.seen == [1]
+
+
+def test_a_whole_network_has_a_source_too(tmp_path):
+    file = tmp_path/'n.py'
+    text = 'from torch import nn\nfrom idgi_repro.study.models import Network\ndef make(): return Network("mine", nn.Flatten(), resize=9, crop=8){}\n'
+    file.write_text(text.format(''))
+    first = load(f'{file}:make')
+    file.write_text(text.format(' # as before'))
+    assert isinstance(first, Network) and first.fingerprint() != load(f'{file}:make').fingerprint()
+
+
+def test_networks_that_are_no_users_have_no_source():
+    assert load('mini_resnet').source == '' and len(load('torchvision.models:resnet18').source) == 16
+    assert load('torchvision.models:resnet18').source == load('torchvision.models:resnet18').source

@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from idgi_repro import tables
 from idgi_repro.errors import InputError
-from idgi_repro.study.models import STUDY
+from idgi_repro.study.models import IMAGENET
 from idgi_repro.study.shard import METHODS
 from idgi_repro.tables import (CLAIMS, EFFECTS, LOWERS, METRICS, NO_MASKS, NOT_RUN, PAPERS, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS, Claim, Sample, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
                                moved, network_names, pairs, read, shares, simulate, sizes, table, values, verdict)
@@ -281,7 +281,7 @@ def test_columns_that_are_absent_or_empty_are_not_run(tmp_path):
 
 def test_one_of_the_studys_networks_brings_all_ten(tmp_path):
     rows = made(tmp_path, networks=('mini_resnet', 'vgg16', 'resnet50@IMAGENET1K_V1'), images=6)
-    assert {*network_names(rows)} == {*STUDY, 'mini_resnet', 'resnet50@IMAGENET1K_V1'}
+    assert {*network_names(rows)} == {*IMAGENET, 'mini_resnet', 'resnet50@IMAGENET1K_V1'}
     tables = all_tables(rows)
     assert sum(n.startswith('steps-') for n in tables) == 12 and sum(f'{c}-closed' in tables for c in PAPERS) == 7
     cells = {r[0]: r[1:] for r in tables['insertion-closed'].cells()[1]}

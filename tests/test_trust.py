@@ -8,18 +8,17 @@ import pandas as pd
 import pytest
 import torch, torchvision
 
-from idgi_repro import cli, models, study as room
+from idgi_repro import cli
+from idgi_repro.study import models, shard as room
 from idgi_repro.cli import check_parameters, execute, main, notebook
-from idgi_repro.files import slug
 from idgi_repro.study.imagenet import open_images
 from idgi_repro.study.images import Embedded, MAX_PIXELS, Photo, UnreadableImage
 from idgi_repro.study.selection import select
-from idgi_repro.errors import InputError
 from idgi_repro.study.embedded import EMBEDDED
-from idgi_repro.study.models import STUDY, load
+from idgi_repro.study.models import IMAGENET, load
 from idgi_repro.report.page import page, report
-from idgi_repro.errors import KINDS, check_kind
-from idgi_repro.files import results_folder
+from idgi_repro.errors import InputError, TYPES, check_kind
+from idgi_repro.files import results_folder, slug
 from idgi_repro.study.shard import Shard, run
 from idgi_repro.report.claims import all_tables
 from idgi_repro.report.results import read, simulate
@@ -42,13 +41,13 @@ def test_the_trap_works(tmp_path):
     assert (tmp_path/'mark').exists()
 
 
-@pytest.mark.parametrize('name', STUDY)
+@pytest.mark.parametrize('name', IMAGENET)
 @pytest.mark.parametrize('form', ['zip', 'legacy', 'pickle'])
 def test_weights_that_hold_code(name, form, hub, monkeypatch):
     "The code is not run, not even where the environment asks for it, and the environment is as before."
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     before, mark = dict(os.environ), hub.parent/'mark'
-    file = hub/Path(torchvision.models.get_model_weights(name)[STUDY[name][0]].url).name
+    file = hub/Path(torchvision.models.get_model_weights(name)[IMAGENET[name][0]].url).name
     if form == 'pickle': file.write_bytes(pickle.dumps(Trap(mark), protocol=2))
     else: torch.save({'features.weight': Trap(mark)}, file, _use_new_zipfile_serialization=form == 'zip')
     with pytest.raises(InputError, match='does not hold tensors alone') as e: load(name)
@@ -73,7 +72,7 @@ def test_the_embedded_weights_are_safetensors(name, tmp_path, monkeypatch):
 def test_nothing_in_the_package_unpickles_or_evaluates():
     "But `literal_eval`, which takes literals alone; and the Python file that a user names as a network is run."
     risky = r'(?<![.\w])(eval|exec|compile|__import__)\(|\b(torch|pickle|np|numpy|joblib|marshal|yaml)\.loads?\(|allow_pickle|weights_only=False|read_pickle|extract(all)?\(|os\.system|subprocess|Popen'
-    for file in Path(cli.__file__).parent.glob('*.py'): assert not (found := re.search(risky, file.read_text('utf-8'))), (file.name, found)
+    for file in Path(cli.__file__).parent.rglob('*.py'): assert not (found := re.search(risky, file.read_text('utf-8'))), (file.name, found)
     assert all(re.search(risky, t) for t in ('torch.load(f)', 'x = eval(t)', 'np.load(f, allow_pickle=True)')) and not re.search(risky, 'torch.compile(net).eval()')
 
 
@@ -160,7 +159,7 @@ def test_data_and_networks_that_name_nothing(spec, tmp_path):
 def test_the_shard_notebook_states_the_types_of_a_shard():
     import papermill
     stated = {k: p['inferred_type_name'] for k, p in papermill.inspect_notebook(notebook('shard')).items()}
-    assert set(stated.values()) <= set(KINDS)
+    assert set(stated.values()) <= set(TYPES)
     for f in fields(Shard): assert stated.pop(f.name) == ({'methods': 'list[str]', 'steps': 'list[int]'}.get(f.name) or f.type.__name__)
     assert stated == dict(batch_size='Optional[int]', threads='Optional[int]', keep_maps='bool', out='str', device='str')
 
@@ -169,11 +168,11 @@ def test_the_shard_notebook_states_the_types_of_a_shard():
     ('x', 'str'), ('é', 'str'), ('a\0b', ''), ('a\udcff', ''), (b'x', ''), (Path('x'), ''), (None, 'Optional[int]'), (0, 'int Optional[int]'), (-3, 'int Optional[int]'), (True, 'bool'), (False, 'bool'), (1., ''), (np.int64(3), ''), (np.bool_(True), ''), (np.float32(1), ''),
     ([], 'list[str] list[int]'), (['a'], 'list[str]'), (('a', 'b'), 'list[str]'), ([1], 'list[int]'), ((2, 3), 'list[int]'), (['a', 1], ''), ([True], ''), ([1.], ''), ([None], ''), (['a\0'], ''), ([['a']], ''), ({'a': 1}, 'dict'), ({1}, ''), (print, '')], ids=ascii)
 def test_the_kinds_of_a_value(value, kinds):
-    for kind in KINDS:
+    for kind in TYPES:
         if kind in kinds.split(): check_kind('p', value, kind)
         else:
             with pytest.raises(InputError) as e: check_kind('p', value, kind)
-            assert str(e.value) == f'p is {repr(value)[:80]}; it must be {KINDS[kind]}'
+            assert str(e.value) == f'p is {repr(value)[:80]}; it must be {TYPES[kind]}'
 
 
 WRONG = [dict(network=3), dict(network=None), dict(network=['mini_vgg']), dict(data=None), dict(data=b'embedded'), dict(data='a\0b'), dict(methods='ig'), dict(methods=[1]), dict(methods=None), dict(methods=[['ig']]), dict(steps=8), dict(steps='8'), dict(steps=['8']), dict(steps=[8.]),

@@ -17,7 +17,7 @@ import numpy as np, pandas as pd
 from ..errors import KINDS
 from ..files import slug
 from .statistics import METRICS, NOT_RUN, NO_MASKS, PAPERS, _END, _column, _numbers, interval, pairs, present
-from ..study.models import STUDY
+from ..study.models import IMAGENET
 from ..study.shard import METHODS, TITLES
 
 # %% ../../nbs/report/tables.ipynb #befbb706
@@ -104,7 +104,7 @@ def network_names(
     "The networks of the results; with one of the study's ten among them, all ten."
     names = {*rows.network.unique()}
     known = {*map(study_name, names)}
-    return sorted(names | ({*STUDY} - known if any(n.split('@')[0] in STUDY for n in known) else set()))
+    return sorted(names | ({*IMAGENET} - known if any(n.split('@')[0] in IMAGENET for n in known) else set()))
 
 # %% ../../nbs/report/tables.ipynb #e480b257
 def _images(counts)->str:
@@ -172,7 +172,7 @@ def by_steps(
     for column, m in METRICS.items():
         number, count = reported(here, ['method', 'rule', 'steps'], column)
         lines += [{'metric': m.title, 'method': TITLES[k], **{str(n): number.get((*k, n), np.nan) for n in steps}, 'images': _images(count.get((*k, n)) for n in steps)} for k in KINDS]
-    paper = "One of the paper's seventeen tables" if study_name(network) in STUDY else "As the paper's ten tables of this kind, which have other networks"
+    paper = "One of the paper's seventeen tables" if study_name(network) in IMAGENET else "As the paper's ten tables of this kind, which have other networks"
     return Table(f'{network} by number of steps, {grid} grid', f'Mean over images, for SIC the area under the median curve, for sums near zero their number. {_END} {paper}: all metrics by number of steps.', pd.DataFrame(lines))
 
 # %% ../../nbs/report/tables.ipynb #8c07c3d4
