@@ -266,6 +266,6 @@ def figures(
     order = ['maps', 'construction', 'classes', *(k for k in found if k.startswith('six-')), 'paths']
     return {k: found[k] for k in order if k in found}, notes
 
-# %% ../../nbs/papers/idgi.ipynb #72a5773d
-PAPER = Paper('idgi', 'Integrated gradients with and without IDGI', METHODS, METRICS, CLAIMS, address='https://openreview.net/forum?id=CHANGEME',
+# %% ../../nbs/papers/idgi.ipynb #3fe92477
+PAPER = Paper('idgi', 'Integrated gradients with and without IDGI', METHODS, METRICS, CLAIMS, address='Transactions on Machine Learning Research, 2024',
               networks=tuple(IMAGENET), note=note, figures=figures)
