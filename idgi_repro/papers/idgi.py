@@ -38,13 +38,14 @@ def _guided(subject):
 
 def _blurred(subject): return BlurPath()
 
-# %% ../../nbs/papers/idgi.ipynb #ca587755
+# %% ../../nbs/papers/idgi.ipynb #28b89c06
 def _both(name, title, path, colour, marker, exact=()):
     "A path's method and the same with IDGI."
     looks = dict(path=path, colour=colour, marker=marker, exact=exact)
     return Method(name, title, rule=riemann, **looks), Method(f'{name}+idgi', f'{title}+IDGI', rule=idgi, base=name, **looks)
 
-METHODS = (*_both('ig', 'IG', _straight, '#004488', 'o'), *_both('gig', 'GIG', _guided, '#BB5566', 's', ('published',)), *_both('blurig', 'BlurIG', _blurred, '#DDAA33', '^'))
+METHODS = (*_both('ig', 'IG', _straight, '#004488', 'o'), *_both('gig', 'GIG', _guided, '#BB5566', 's', exact=('published',)),
+           *_both('blurig', 'BlurIG', _blurred, '#DDAA33', '^'))
 
 # %% ../../nbs/papers/idgi.ipynb #8e00670e
 _END = 'Every curve ends in 1, which is appended to it: one that is zero before has the area 0.005, which is the least there can be.'
@@ -77,7 +78,7 @@ METRICS = (
     Metric('concentration', 'Busiest tenth of the path', "share of the path's length", CONCENTRATION, None))
 SCORES = tuple(m.name for m in METRICS[:6])
 
-# %% ../../nbs/papers/idgi.ipynb #d5e91405
+# %% ../../nbs/papers/idgi.ipynb #2031f601
 def note(
     name:str, # of a metric, or of a network in the results
 )->str:       # for the caption of its table
@@ -85,8 +86,8 @@ def note(
     title = next((m.title for m in METRICS if m.name == name), '')
     if title and name not in (*SCORES, 'stability'): return 'Not in the paper.'
     if title: return f"One of the paper's seventeen tables: {title} by network and method, without and with IDGI."
-    kind = "One of the paper's seventeen tables" if bare_name(name) in IMAGENET else "As the paper's ten tables of this kind, which have other networks"
-    return f'{kind}: all metrics by number of steps.'
+    if bare_name(name) in IMAGENET: return "One of the paper's seventeen tables: all metrics by number of steps."
+    return "As the paper's ten tables of this kind, which have other networks: all metrics by number of steps."
 
 # %% ../../nbs/papers/idgi.ipynb #3d022b28
 V1 = '@IMAGENET1K_V1' # a network with the older weights has this in its name
@@ -119,9 +120,10 @@ def reweighted(
     found = {k: v - cells[own] for k, v in cells.items() if V1 in k[1] and (own := (k[0], k[1].replace(V1, ''), k[2])) in cells}
     return average(found) if found else None
 
-# %% ../../nbs/papers/idgi.ipynb #71a4460c
+# %% ../../nbs/papers/idgi.ipynb #b1dd527f
 RAISES, LOWERS = 'IDGI raises the metrics for most methods and networks, not all', 'IDGI lowers the stability error'
-RESIDUAL, WEIGHTS = 'The residual networks are the exceptions', "The residual networks' weights make the exception (not a claim of the paper's)"
+RESIDUAL = 'The residual networks are the exceptions'
+WEIGHTS = "The residual networks' weights make the exception (not a claim of the paper's)"
 SENSITIVE = 'IDGI is more sensitive to the step count than its base method'
 BLUR, PATCHY = "BlurIG's path changes little over most of its length", "IDGI's maps are more patch-like"
 
@@ -145,16 +147,17 @@ _RESIDUAL = [
     Claim(RESIDUAL, f'{_SIX}: residual networks minus the others', gain, SCORES, _IDGI, residual, above=False, among=as_studied),
     Claim(WEIGHTS, f'{_SIX}: {_V12}', gain, SCORES, _IDGI, reweighted, among=both_weights)]
 
-# %% ../../nbs/papers/idgi.ipynb #6fe9f6f3
-_MOVED, _BUSY = 'change from the fewest to the most steps', "share of the path's length in its busiest tenth; an even path has 0.1, and no path less"
+# %% ../../nbs/papers/idgi.ipynb #07c935a0
+_MOVED = 'change from the fewest to the most steps'
+_BUSY = "share of the path's length in its busiest tenth; an even path has 0.1, and no path less"
 _SENSITIVE = [
     *_each(SENSITIVE, f'{_MOVED}, with IDGI minus without', moved, SCORES, combine=sizes),
     *_each(SENSITIVE, f'{_MOVED} as a share of the score, with IDGI minus without', moved, SCORES, combine=shares)]
 _LOWERS = [
     *_each(LOWERS, f'{_TITLES["stability"]} with IDGI minus without', gain, ('stability',), above=False),
-    *_each(LOWERS, f'{_TITLES["stability_l1"]} with IDGI minus without', gain, ('stability_l1',), lambda who: who != 'all methods', above=False),
+    *_each(LOWERS, f'{_TITLES["stability_l1"]} with IDGI minus without', gain, ('stability_l1',), above=False, main=lambda who: who != 'all methods'),
     *(c for m in ('stability', 'stability_l1')
-      for c in _each(LOWERS, f'share of images with a lower {_TITLES[m]} with IDGI', lower, (m,), lambda who: False, limit=.5))]
+      for c in _each(LOWERS, f'share of images with a lower {_TITLES[m]} with IDGI', lower, (m,), limit=.5, main=lambda who: False))]
 _MAPS = [
     Claim(BLUR, _BUSY, plain, ('concentration',), ('blurig',), limit=.1, protocols=('any',)),
     *_each(PATCHY, "Moran's I with IDGI minus without", gain, ('patchiness',))]
@@ -183,9 +186,9 @@ def _segment(ax, a, b, exact, first, second):
     for label, (p, marker, colour) in points.items():
         ax.plot(*p, marker, color=colour, mec='k', mew=.7, ms=13 if marker == '*' else 7, label=label, zorder=5)
 
-# %% ../../nbs/papers/idgi.ipynb #2f117d8f
-_LINES = {'segment': dict(color='k', lw=1.5), 'gradient at $x_j$': dict(color=BLUE, lw=2.5), 'ray along it': dict(color=BLUE, lw=.8, ls=(0, (3, 2))),
-          'level set of $f(x_{j+1})$': dict(color=YELLOW, lw=2.5)}
+# %% ../../nbs/papers/idgi.ipynb #8a54215b
+_LINES = {'segment': dict(color='k', lw=1.5), 'gradient at $x_j$': dict(color=BLUE, lw=2.5),
+          'ray along it': dict(color=BLUE, lw=.8, ls=(0, (3, 2))), 'level set of $f(x_{j+1})$': dict(color=YELLOW, lw=2.5)}
 
 @styled
 def draw_construction(
@@ -208,8 +211,8 @@ def draw_construction(
     ax.set(xlabel='feature 1', ylabel='feature 2', xlim=x, ylim=y, aspect='equal')
     return fig
 
-# %% ../../nbs/papers/idgi.ipynb #e61fff30
-PAPERS = ('insertion', 'aic_entropy', 'aic_msssim', 'insertion_ratio', 'sic_entropy', 'sic_msssim') # the six as in Figure 4, SIC to be below AIC
+# %% ../../nbs/papers/idgi.ipynb #0a418e68
+PAPERS = ('insertion', 'aic_entropy', 'aic_msssim', 'insertion_ratio', 'sic_entropy', 'sic_msssim') # as in Figure 4, SIC below AIC
 
 def chosen(
     names, # of networks
@@ -218,8 +221,8 @@ def chosen(
     return min(names, key=lambda n: (not n.startswith('inception_v3'), n))
 
 def _construction_figure():
-    about = ("Level sets of a function of two features. IDGI goes from the segment's start along the gradient to the level set of the segment's end, and takes "
-             'the first-order estimate of where that is.')
+    about = ("Level sets of a function of two features. IDGI goes from the segment's start along the gradient to the level set of the "
+             "segment's end, and takes the first-order estimate of where that is.")
     return {'construction': Drawing("What IDGI constructs (the paper's Figure 2)", about, draw_construction, own=True)}
 
 def _six_figures(rows, paper):
@@ -228,12 +231,13 @@ def _six_figures(rows, paper):
     for p in sorted(rows.protocol.unique()):
         if not ran(rows[(rows.protocol == p) & (rows.network == one)], metrics): continue
         title = f"Six metrics by number of steps, {one}, {p} protocol (the paper's Figure 4)"
-        found[f'six-{p}'] = Drawing(title, f'{BARS} Higher is better.', partial(by_metric, rows, paper, PAPERS, one, p), shared(metrics), True)
+        draw = partial(by_metric, rows, paper, PAPERS, one, p)
+        found[f'six-{p}'] = Drawing(title, f'{BARS} Higher is better.', draw, shared(metrics), own=True)
     return found
 
-# %% ../../nbs/papers/idgi.ipynb #efec5453
-_WAYS = ("From the baseline (t = 0) to the image (t = 1), and how much of the path's length lies in each of 128 equal segments. σ is the width of the blur "
-         'in pixels.')
+# %% ../../nbs/papers/idgi.ipynb #8db95e22
+_WAYS = ("From the baseline (t = 0) to the image (t = 1), and how much of the path's length lies in each of 128 equal segments. σ is the width "
+         'of the blur in pixels.')
 
 def _ways(pixels, paper):
     "The way of IG and of BlurIG, in pixels."
@@ -244,14 +248,14 @@ def _ways(pixels, paper):
 def _photo_figures(photographs, paper):
     "Figures 1, 3 and 5, as far as networks and images are still there; notes on what cannot be drawn."
     if photographs is None: return {}, ["The paper's Figures 1, 3 and 5, which show photographs, are left out."]
-    one, found = chosen(photographs.rows.network.unique()), {}
+    one, own = chosen(photographs.rows.network.unique()), partial(Drawing, own=True)
     (lines, notes), (classes, more) = photographs.networks, photographs.classes(one)
-    about = f"{SCALED}, for the class of the results; the percentage is the network's probability of that class."
-    if lines: found['maps'] = Drawing("Maps of every method and network (the paper's Figure 1)", about, partial(draw_rows, lines), own=True)
-    about = f"{SCALED}; the same image's maps for the class that {one} finds likeliest and for the next, with their probabilities."
-    if classes: found['classes'] = Drawing(f"The two likeliest classes, {one} (the paper's Figure 3)", about, partial(draw_rows, classes), own=True)
-    if shown := classes or lines: found['paths'] = Drawing("The way of IG and of BlurIG (the paper's Figure 5)", _WAYS, partial(_ways, shown[0][1], paper), own=True)
-    return found, [*notes, *more]
+    every = f"{SCALED}, for the class of the results; the percentage is the network's probability of that class."
+    two = f"{SCALED}; the same image's maps for the class that {one} finds likeliest and for the next, with their probabilities."
+    found = {'maps': own("Maps of every method and network (the paper's Figure 1)", every, partial(draw_rows, lines)) if lines else None,
+             'classes': own(f"The two likeliest classes, {one} (the paper's Figure 3)", two, partial(draw_rows, classes)) if classes else None}
+    if shown := classes or lines: found['paths'] = own("The way of IG and of BlurIG (the paper's Figure 5)", _WAYS, partial(_ways, shown[0][1], paper))
+    return {k: d for k, d in found.items() if d}, [*notes, *more]
 
 def figures(
     rows:pd.DataFrame, # from `read`
@@ -266,6 +270,6 @@ def figures(
     order = ['maps', 'construction', 'classes', *(k for k in found if k.startswith('six-')), 'paths']
     return {k: found[k] for k in order if k in found}, notes
 
-# %% ../../nbs/papers/idgi.ipynb #3fe92477
-PAPER = Paper('idgi', 'Integrated gradients with and without IDGI', METHODS, METRICS, CLAIMS, address='Transactions on Machine Learning Research, 2024',
-              networks=tuple(IMAGENET), note=note, figures=figures)
+# %% ../../nbs/papers/idgi.ipynb #f11d4d01
+PAPER = Paper('idgi', 'Integrated gradients with and without IDGI', METHODS, METRICS, CLAIMS, networks=tuple(IMAGENET), note=note, figures=figures,
+              address='Transactions on Machine Learning Research, 2024')

@@ -30,7 +30,8 @@ class Sample:
         self.image = self.rows.groupby(['data', 'name', 'target']).ngroup().to_numpy()
         self.where = self.rows.groupby(['network', 'method', 'steps']).indices
         n, most = self.image.max() + 1, max(map(len, self.where.values()))
-        self.counts = np.hstack([np.ones((n, 1), np.int16), draws(int(n), resamples(most, 101))]) # the first column is the images as they are
+        asis = np.ones((n, 1), np.int16)                     # the first column is the images as they are
+        self.counts = np.hstack([asis, draws(int(n), resamples(most, 101))])
         self.column = lru_cache(lambda metric: self.rows.filter([column_of(metric)]))
         self.drawn = lru_cache(None)(lambda measure, *cell: measure(self, *cell))
 
@@ -158,18 +159,19 @@ def _test(claim, sample):
     said = [f'{v} of {len(cells)}' for v in found] if _counts(claim) else found
     return *(said if images > 1 else [said[0], 'undefined', 'undefined']), str(images), verdict(claim, *found[1:], images)
 
-# %% ../../nbs/report/claims.ipynb #ee0e490f
-CLAIMED = ('Estimates, means over networks and methods, with bootstrap 95 % intervals over images, which are drawn with all of their rows, in '
-           'all networks that have them; networks and methods are taken as given, and no interval is widened for there being many, but for those '
-           'that say how many cells are lowered. Change from the fewest to the most steps: root of the mean square over cells, without the '
-           'sampling variance, which would make the noisier method seem the more sensitive. With fewer than about twenty images intervals of this '
-           'kind are too narrow. Images: those of the cell that has the fewest. Supported: the whole interval lies on the side on which the claim '
-           f'holds; contradicted: on the other; undecided: neither, or fewer than {MIN_IMAGES} images.')
+# %% ../../nbs/report/claims.ipynb #30b45509
+CLAIMED = ('Estimates, means over networks and methods, with bootstrap 95 % intervals over images, which are drawn with all of their rows, '
+           'in all networks that have them; networks and methods are taken as given, and no interval is widened for there being many, but for '
+           'those that say how many cells are lowered. Change from the fewest to the most steps: root of the mean square over cells, without '
+           'the sampling variance, which would make the noisier method seem the more sensitive. With fewer than about twenty images intervals '
+           'of this kind are too narrow. Images: those of the cell that has the fewest. Supported: the whole interval lies on the side on '
+           f'which the claim holds; contradicted: on the other; undecided: neither, or fewer than {MIN_IMAGES} images.')
 
 def _samples(rows, paper):
     "A sample for every protocol, and one of either."
     if not paper.claims: return {}
-    return {p: Sample(r, paper) for p, r in rows.groupby('protocol')} | {'any': Sample(rows.drop_duplicates([k for k in KEY if k != 'protocol']), paper)}
+    either = rows.drop_duplicates([k for k in KEY if k != 'protocol'])
+    return {p: Sample(r, paper) for p, r in rows.groupby('protocol')} | {'any': Sample(either, paper)}
 
 # %% ../../nbs/report/claims.ipynb #3156564d
 def _line(claim, protocol, sample):
@@ -196,5 +198,5 @@ def verdicts(
 )->Table:         # a row or a few per claim and protocol
     "The main statistics of each claim."
     main = [c.main for c in paper.claims for _ in c.protocols]
-    return Table('Verdicts', 'The main statistics of the claims, with bootstrap 95 % intervals; the table of all claims has the others and says how they '
-                 'are computed.', claims.frame[np.array(main, bool)].reset_index(drop=True))
+    about = 'The main statistics of the claims, with bootstrap 95 % intervals; the table of all claims has the others and says how they are computed.'
+    return Table('Verdicts', about, claims.frame[np.array(main, bool)].reset_index(drop=True))

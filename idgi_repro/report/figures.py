@@ -72,9 +72,9 @@ def _steps_axis(ax, steps):
     ax.grid(axis='x', visible=False)
     ax.set(xlabel='number of steps', xlim=(min(steps, default=1)/1.5, max(steps, default=1)*1.5))
 
-# %% ../../nbs/report/figures.ipynb #de105848
+# %% ../../nbs/report/figures.ipynb #997d4e7d
 def _by_steps(ax, rows, metric, looks, base=None):
-    "A metric by number of steps, each method beside the last, with intervals; with `base`, rows alike line by line, the difference from it."
+    "A metric by number of steps, each method beside the last; with `base`, rows alike line by line, the difference from it."
     found, steps = _estimates(rows, metric, base), [n for n in sorted(rows.steps.unique()) if n]
     for i, (method, one) in enumerate(looks.items()):
         at = {n: v for n in steps or [1] if (v := found.get((method, n), found.get((method, 0))))}
@@ -181,7 +181,8 @@ def _gain_panel(ax, frame, metric, methods, names):
         part = frame[(frame.metric == metric.title) & (frame.method == m.title)].set_index('network').reindex(names)
         _gains(ax, part, (i - (len(methods) - 1)/2)*min(.26, .8/len(methods)), m)
     unit = both_sides(ax, metric.unit) if metric.log else scaled(ax, metric.unit)
-    ax.set(title=metric.title + {True: '\n→ better', False: '\n← better', None: ''}[metric.higher], xlabel='difference\n' + wrap(f'({unit})', 28))
+    better = {True: '\n→ better', False: '\n← better', None: ''}[metric.higher]
+    ax.set(title=metric.title + better, xlabel='difference\n' + wrap(f'({unit})', 28))
     ax.grid(axis='y', visible=False)
 
 # %% ../../nbs/report/figures.ipynb #81410129
@@ -239,8 +240,8 @@ def protocol_plot(
     return fig
 
 # %% ../../nbs/report/figures.ipynb #103c7de9
-BARS = ('Statistics over images, as in the tables, with bootstrap 95 % intervals. They show how much images differ; whether two methods differ is in the '
-        'paired gains.')
+BARS = ('Statistics over images, as in the tables, with bootstrap 95 % intervals. They show how much images differ; whether two methods '
+        'differ is in the paired gains.')
 SIX = 6 # metrics to a figure; the others follow in a second
 
 def shares(metrics)->str:
@@ -255,16 +256,17 @@ def undrawn(
     missing = [m.title for m in paper.metrics if m not in ran(rows, paper.metrics)]
     return [f'No figure of {"; ".join(missing)}: not run, or defined for none of the images.'] if missing else []
 
-# %% ../../nbs/report/figures.ipynb #9e82e582
+# %% ../../nbs/report/figures.ipynb #8d741488
 def _curve_figures(rows, paper, protocol):
     "Curves by steps, and curves of information, of one protocol."
     here, found = rows[rows.protocol == protocol], {}
     for m in ran(here, paper.metrics):
         title = f'{m.title} by number of steps, {protocol} protocol'
-        found[f'curves-{m.name}-{protocol}'] = Drawing(title, f'{BARS} {m.better.capitalize()}.', partial(curves, rows, paper, m.name, protocol), shares([m]))
+        draw = partial(curves, rows, paper, m.name, protocol)
+        found[f'curves-{m.name}-{protocol}'] = Drawing(title, f'{BARS} {m.better.capitalize()}.', draw, shares([m]))
         if not curve_of(rows, m): continue
         middle = 'Median' if statistic_of(m) is median_area else 'Mean'
-        about = f'{middle} over the images that are not left out; the metric is the area below. The axis begins where the first curve rises.'
+        about = f'{middle} over images with a curve; the metric is the area below. The axis begins where the first curve rises.'
         title = f'{m.title}: the curves, {here.steps.max()} steps, {protocol} protocol'
         found[f'information-{m.name}-{protocol}'] = Drawing(title, about, partial(information_plot, rows, paper, m.name, protocol))
     return found
@@ -278,13 +280,14 @@ def _gain_figures(table, paper, protocol):
         found[f'{name}-{protocol}'] = Drawing(table.title + more, about, partial(gain_plot, table, paper, [m.name for m in metrics]))
     return found
 
-# %% ../../nbs/report/figures.ipynb #1c1969c4
+# %% ../../nbs/report/figures.ipynb #2c09fb9d
 def _protocol_figures(rows, paper):
     "What the protocol changes, for the paper's first metrics; those with curves have a figure of their own."
     run, found = [*rows.protocol.unique()], {}
     only = f' Only the {run[0]} protocol was run.' if len(run) == 1 else ''
     metrics = ran(rows, paper.metrics[:SIX])
-    for name, of, some in (('protocols', '', [m for m in metrics if not curve_of(rows, m)]), ('protocols-information', ': information', [m for m in metrics if curve_of(rows, m)])):
+    kinds = ('protocols', '', False), ('protocols-information', ': information', True)
+    for name, of, some in ((name, of, [m for m in metrics if bool(curve_of(rows, m)) is curved]) for name, of, curved in kinds):
         if not some: continue
         about = f'Published minus corrected. {PAIRED}{only}'
         found[name] = Drawing(f'The two protocols{of}', about, partial(protocol_plot, rows, paper, [m.name for m in some]), shares(some))

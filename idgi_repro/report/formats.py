@@ -29,9 +29,10 @@ def _align(body, left, right):
     "`left` or `right` for every column of texts; numbers go right."
     return [right if all(map(_number, column)) else left for column in zip(*body)]
 
-# %% ../../nbs/report/formats.ipynb #67ab3111
+# %% ../../nbs/report/formats.ipynb #4b088ff6
 _NAMED = {'~': 'asciitilde', '^': 'asciicircum', '\\': 'backslash', '<': 'less', '>': 'greater', '|': 'bar'}
-_LATEX = str.maketrans({c: f'\\{c}' for c in '_%&#${}'} | {c: f'\\text{name}{{}}' for c, name in _NAMED.items()} | {c: f'{{{c}}}' for c in '[*'})
+_LATEX = str.maketrans({c: f'\\{c}' for c in '_%&#${}'} | {c: f'\\text{name}{{}}' for c, name in _NAMED.items()}
+                       | {c: f'{{{c}}}' for c in '[*'})
 
 def _tex(text):
     "A text for LaTeX, all of its special characters escaped."
@@ -40,13 +41,15 @@ def _tex(text):
 
 def _css(text): return ' class="none"' if text in (NOT_RUN, NO_MASKS) else ''
 
-# %% ../../nbs/report/formats.ipynb #475c972f
+# %% ../../nbs/report/formats.ipynb #24ff176e
 WIDE, LONG = 24, 40 # characters beyond which a LaTeX column breaks its texts into lines, and lines beyond which a table breaks over pages
 
 def _environment(columns, caption, head, body, long):
     "A LaTeX table of lines that are written already."
     top, lines, small = ['\\toprule', head, '\\midrule'], [*body, '\\bottomrule'], '\\footnotesize\\setlength{\\tabcolsep}{3pt}'
-    if not long: return ['\\begin{table}', f'\\centering{small}', caption, f'\\begin{{tabular}}{{{columns}}}', *top, *lines, '\\end{tabular}', '\\end{table}']
+    if not long:
+        begin = ['\\begin{table}', f'\\centering{small}', caption, f'\\begin{{tabular}}{{{columns}}}']
+        return [*begin, *top, *lines, '\\end{tabular}', '\\end{table}']
     begin = [f'{{{small}', f'\\begin{{longtable}}{{{columns}}}', f'{caption}\\\\']
     return [*begin, *top, '\\endfirsthead', *top, '\\endhead', *lines, '\\end{longtable}}']
 

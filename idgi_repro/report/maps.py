@@ -214,11 +214,12 @@ def _strip(row, x, method, path, says, at):
 def _lengths(left, right, x, method, path, steps):
     "How much of a path's length lies in each of its segments, and up to each of its points, in per cent."
     lengths = step_lengths(path, x, steps)[:, 0].numpy()[::path.sign]
-    change, look = 100*lengths/lengths.sum(), dict(color=method.colour, marker=method.marker, markevery=max(1, steps//16), label=method.title)
+    change = 100*lengths/lengths.sum()
+    look = dict(color=method.colour, marker=method.marker, markevery=max(1, steps//16), label=method.title)
     left.plot((np.arange(steps) + .5)/steps, change, **look)
     right.plot(np.arange(steps + 1)/steps, np.r_[0, change.cumsum()], **look)
 
-# %% ../../nbs/report/maps.ipynb #2420086a
+# %% ../../nbs/report/maps.ipynb #586e4873
 @styled
 def draw_paths(
     pixels,        # (3, H, W) in [0, 1]
@@ -240,7 +241,8 @@ def draw_paths(
 def _way_axes(left, right, steps):
     "What the axes below the pictures say."
     left.set(yscale='log', ylabel=f'change in one of {steps} segments\n(% of the path\'s length, L2)')
-    left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=FuncFormatter(lambda v, _: f'{v:g}'), minor_locator=NullLocator())
+    number = FuncFormatter(lambda v, _: f'{v:g}')
+    left.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=number, minor_locator=NullLocator())
     right.set(ylabel='way covered\n(% of the path\'s length, L2)')
     right.legend(loc='upper left')
     for ax in (left, right):

@@ -32,9 +32,9 @@ class Drawing:
     @property
     def figure(self)->Figure: return self.draw()
 
-# %% ../../nbs/report/style.ipynb #e8f23bbc
-RC = {'text.parse_math': False, 'axes.titlesize': 9, 'axes.labelsize': 9, 'legend.frameon': False, 'figure.max_open_warning': 0, 'grid.linewidth': .5,
-      'lines.linewidth': 1.3, 'lines.markersize': 5}
+# %% ../../nbs/report/style.ipynb #5ded6747
+RC = {'text.parse_math': False, 'axes.titlesize': 9, 'axes.labelsize': 9, 'legend.frameon': False, 'figure.max_open_warning': 0,
+      'grid.linewidth': .5, 'lines.linewidth': 1.3, 'lines.markersize': 5}
 
 def styled(draw):
     "Gives the figures that `draw` makes the house style and leaves matplotlib's settings as they were."
@@ -43,7 +43,7 @@ def styled(draw):
         with plt.rc_context():
             sns.set_theme('paper', 'whitegrid', rc=RC)
             figure, interactive = draw(*args, **kwargs), plt.isinteractive()
-        plt.rcParams['interactive'] = interactive       # a notebook's backend switches this on with its first figure, and later ones need it
+        plt.rcParams['interactive'] = interactive # a notebook's backend switches this on with its first figure, and later ones need it
         return figure
     return wrapper
 
@@ -97,7 +97,7 @@ def look(
     "How a method's line looks: without a base dashed and hollow, with one solid and filled."
     return dict(color=method.colour, marker=method.marker) | (dict(ls='-') if method.base else dict(ls=(0, (3, 1.5)), mfc='white'))
 
-# %% ../../nbs/report/style.ipynb #63e5f663
+# %% ../../nbs/report/style.ipynb #8ba6026d
 def ticks(
     axis,       # of an `Axes`
     bins=4,     # how many, about
@@ -120,7 +120,8 @@ def scaled(ax, unit, bins=4):
 
 def powers(axis):
     "Ticks at powers of ten."
-    axis.set(major_locator=LogLocator(numticks=6), minor_locator=NullLocator(), major_formatter=FuncFormatter(lambda v, _: power(round(np.log10(v)))))
+    number = FuncFormatter(lambda v, _: power(round(np.log10(v))))
+    axis.set(major_locator=LogLocator(numticks=6), minor_locator=NullLocator(), major_formatter=number)
 
 # %% ../../nbs/report/style.ipynb #d6ed6053
 def _apart(ax, wanted, least=.2):

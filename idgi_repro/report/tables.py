@@ -96,25 +96,27 @@ def table(
     "A metric over images, network by method."
     m, names, steps = paper.metric(metric), network_names(rows, paper), _most(rows, protocol) if steps is None else steps
     number, count = reported(_at(rows, steps, protocol), ['network', 'method'], m)
-    lines = [{'network': n, **{k.title: number.get((n, k.name), np.nan) for k in paper.methods}, 'images': _images(count.get((n, k.name)) for k in paper.methods)}
-             for n in names]
+    line = lambda n: {k.title: number.get((n, k.name), np.nan) for k in paper.methods}
+    lines = [{'network': n, **line(n), 'images': _images(count.get((n, k.name)) for k in paper.methods)} for n in names]
     return Table(f'{m.title}, {steps} steps, {protocol} protocol', _caption(m, paper), pd.DataFrame(lines))
 
 # %% ../../nbs/report/tables.ipynb #83cfb01f
 def _of_steps(here, paper, metric, steps):
     "The lines of one metric, one for each method."
     number, count = reported(here, ['method', 'steps'], metric)
-    at = lambda found, k, n: found.get((k.name, n), found.get((k.name, 0), np.nan))
-    return [{'metric': metric.title, 'method': k.title, **{str(n): at(number, k, n) for n in steps}, 'images': _images(v for n in steps if (v := at(count, k, n)) == v)}
-            for k in paper.methods]
+    at = lambda found, k, n: found.get((k.name, n), found.get((k.name, 0)))
+    cells = lambda k: {str(n): np.nan if (v := at(number, k, n)) is None else v for n in steps}
+    images = lambda k: _images(at(count, k, n) for n in steps)
+    return [{'metric': metric.title, 'method': k.title, **cells(k), 'images': images(k)} for k in paper.methods]
 
 def _statistics(paper):
     "What is done over images, in a sentence, and what else there is to say of the metrics."
-    said = {}
-    for m in paper.metrics: said.setdefault('number of maps' if m.counted else statistic_of(m).__doc__.rstrip('.').lower(), []).append(m.title)
+    said, how = {}, lambda m: 'number of maps' if m.counted else statistic_of(m).__doc__.rstrip('.').lower()
+    for m in paper.metrics: said.setdefault(how(m), []).append(m.title)
     usual = max(said, key=lambda k: len(said[k]))
     rest = [f'for {" and ".join(v) if len(v) < 3 else ", ".join(v)} the {k}' for k, v in said.items() if k != usual]
-    return ' '.join([', '.join([usual.capitalize(), *rest]) + '.', *dict.fromkeys(m.note for m in paper.metrics if m.note and not m.counted)])
+    notes = dict.fromkeys(m.note for m in paper.metrics if m.note and not m.counted)
+    return ' '.join([', '.join([usual.capitalize(), *rest]) + '.', *notes])
 
 # %% ../../nbs/report/tables.ipynb #43aba383
 def by_steps(
@@ -130,9 +132,9 @@ def by_steps(
     return Table(f'{network} by number of steps, {protocol} protocol', about, pd.DataFrame(lines))
 
 # %% ../../nbs/report/tables.ipynb #8c07c3d4
-REASONS = ['not confident', 'SIC: last value', 'SIC: no rise', 'AIC: last value', 'AIC: no rise', 'entropy: bytes'] # why an image is left out of the curves; one may have several
-LEFT_OUT = ('Number of images by the reason for which curves are not defined. Images that are not confident have no curves at all; otherwise the reason '
-            'names the curves that it concerns, and an image may have several.')
+REASONS = ['not confident', 'SIC: last value', 'SIC: no rise', 'AIC: last value', 'AIC: no rise', 'entropy: bytes'] # why an image is left out
+LEFT_OUT = ('Number of images by the reason for which curves are not defined. Images that are not confident have no curves at all; otherwise '
+            'the reason names the curves that it concerns, and an image may have several.')
 
 # %% ../../nbs/report/tables.ipynb #59e22c85
 def exclusions(
@@ -149,11 +151,11 @@ def exclusions(
     return Table('Images left out of information curves', LEFT_OUT, counts.astype('Int64').reset_index())
 
 # %% ../../nbs/report/tables.ipynb #0654cfc2
-PAIRED = ('Difference over the images that have both, with its paired bootstrap 95 % interval (2000 draws of the images, fewer for more than 20000 '
-          'images or 198 curves).')
+PAIRED = ('Difference over the images that have both, with its paired bootstrap 95 % interval (2000 draws of the images, fewer for more than '
+          '20000 images or 198 curves).')
 
 def _difference(base, own, metric, none):
-    "A metric's difference over the images that have both, its interval and their number, as cells; `none`: what there is to say without any."
+    "A metric's difference over the images that have both, its interval and their number, as cells; `none`: what to say without any."
     both = present(base) & present(own)
     base, own, n, of = base[both], own[both], int(both.sum()), statistic_of(metric)
     low, high = interval(own, of, base) if n > 1 else ['undefined' if n else none or np.nan]*2
