@@ -1,23 +1,25 @@
 """python benchmarks/results.py [--rows 1000000] [--shards 10000] [--results DIR] [--out figures/benchmarks]
 
 Time and memory of the way from a large results folder to the report: reading, tables, figures and the page, without photographs.
-The results are made up, with the columns of real ones: ten networks, three methods with both rules, five step counts, both grids."""
-import argparse, multiprocessing, os, tempfile, threading, time
+The results are made up (tests/simulate.py), with the columns of real ones: ten networks, six methods, five step counts, both protocols."""
+import argparse, multiprocessing, os, sys, tempfile, threading, time
 from pathlib import Path
 
 from bench import high_water, processor
-from idgi_repro import report as R
-from idgi_repro.study.models import IMAGENET
-from idgi_repro.report.results import result_files, simulate
+from idgi_repro.report import page as R
+from idgi_repro.report.results import result_files
 
-GRIDS, STEPS, METHODS = ('closed', 'study'), (8, 16, 32, 64, 128), ('ig', 'gig', 'blurig')
+sys.path.append(str(Path(__file__).resolve().parents[1]/'tests'))
+from simulate import METHODS, PROTOCOLS, simulate
+
+NETWORKS, STEPS = [f'made_up_{c}' for c in 'abcdefghij'], (8, 16, 32, 64, 128)
 
 def peak(): return high_water()/1024 # GiB
 
 def write(folder, rows, shards):
     "Made-up results of at least `rows` rows in `shards` files, a tenth of them for each network."
-    cells = len(IMAGENET)*len(GRIDS)
-    simulate(folder, IMAGENET, GRIDS, -(-rows//(cells*len(METHODS)*2*len(STEPS))), STEPS, METHODS, shards=shards//cells)
+    cells = len(NETWORKS)*len(PROTOCOLS)
+    simulate(folder, NETWORKS, PROTOCOLS, -(-rows//(cells*len(METHODS)*len(STEPS))), STEPS, METHODS, shards=shards//cells)
 
 def private():
     "The memory of the processes that this one has forked, in GiB, without what they share with it."

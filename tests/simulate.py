@@ -55,7 +55,7 @@ def _made_up(network, protocol, images, steps, methods, pathless, seed, effects)
     for c in CURVES:
         kept = ~rows.excluded.isin([NO_CURVES, NO_ENTROPY] if 'entropy' in c else [NO_CURVES])
         risen = curves(rows[c].to_numpy())
-        rows[c] = np.where(kept, np.trapezoid(risen, dx=.01), np.nan)
+        rows[c] = np.where(kept, np.trapezoid(risen, dx=.01).astype(float), np.nan)
         rows[f'{c}_curve'] = pd.Series([*risen], dtype=object).where(kept, None)
     for c in ('stability', 'stability_l1'): rows[c] = made(c, .8, 1.2, .05)
     for c in ('energy_inside', 'patchiness'): rows[c] = made(c, .3, .6, .05)

@@ -38,135 +38,6 @@ def verdicts(rows, claim, grid='closed'):
 
 # reading
 
-def test_what_is_not_a_result_is_passed_over(results):
-    for name in ('select-net-123.parquet', '.part.parquet', 'a.parquet.tmp', 'notes.txt'): (results/name).write_text('no parquet')
-    rows, manifests = read(results)
-    assert len(rows) == 2*30*3*2*2 + 30*2*2*(2 + 1) and len(manifests) == 4
-
-
-def test_a_corrupt_file_is_named_with_its_remedy(results):
-    file = results/'mini_resnet-closed.parquet'
-    whole = file.read_bytes()
-    for content in (b'', b'not parquet at all', whole[:len(whole)//2], whole[:-400] + b'\0'*300 + whole[-100:]):
-        file.write_bytes(content)
-        with pytest.raises(InputError, match=r'mini_resnet-closed\.parquet.*delete it and run the study again'): read(results)
-
-
-def test_a_foreign_parquet_file_is_named(results):
-    pd.DataFrame({'a': [1]}).to_parquet(results/'foreign.parquet')
-    with pytest.raises(InputError, match='foreign.parquet'): read(results)
-
-
-def test_nothing_to_report(tmp_path):
-    with pytest.raises(InputError, match='there is no results folder'): read(tmp_path/'nowhere')
-    with pytest.raises(InputError, match='holds no results'): read(tmp_path)
-
-
-def test_a_shard_whose_end_is_whole_and_whose_middle_is_not(results):
-    file = results/'mini_resnet-closed.parquet'
-    pq.write_table(pq.read_table(file), file, compression='none', use_dictionary=False, write_page_checksum=True)
-    content, notes = bytearray(file.read_bytes()), []
-    at = pq.read_metadata(file).row_group(0).column(10).data_page_offset + 400
-    content[at] ^= 1                                            # one bit of one number
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=r'mini_resnet-closed\.parquet is damaged.*checksum'): read(results)
-    rows, manifests = read(results, notes)
-    assert len(manifests) == 3 and {*rows[rows.network == 'mini_resnet'].grid} == {'study'} and len(notes) == 1 and 'mini_resnet-closed' in notes[0]
-
-
-def test_damaged_files_are_left_out_for_who_takes_notes(results):
-    whole = read(results)[0]
-    for name, content in (('a', b''), ('deeper/z', b'PAR1 and no more')): (results/f'{name}.parquet').write_bytes(content)
-    pd.DataFrame({'a': [1]}).to_parquet(results/'foreign.parquet')
-    with pytest.raises(InputError) as e: read(results)
-    notes = []
-    assert read(results, notes)[0].equals(whole) and len(notes) == 3 and all(n.startswith('Left out: ') and f'{name}.parquet is damaged' in n and name in str(e.value) for n, name in zip(notes, ('a', 'deeper/z', 'foreign')))
-    for file in results.rglob('*.parquet'): file.write_bytes(b'')
-    with pytest.raises(InputError, match='run the study again'): read(results, [])
-
-
-def rewritten(file, schema=lambda s: s, **about):
-    "The file with entries of its manifest replaced, and its columns' types."
-    t = pq.read_table(file)
-    manifest = {k: v for k, v in (json.loads(t.schema.metadata[b'idgi_repro']) | about).items() if v is not None}
-    pq.write_table(t.cast(schema(t.schema)).replace_schema_metadata({b'idgi_repro': json.dumps(manifest).encode()}), file)
-
-
-@pytest.mark.parametrize('about', [dict(version='0.10.0'), dict(numerics='abc'), dict(weights='others'), dict(version=None)])
-def test_rows_that_were_made_differently_never_mix_unnoticed(tmp_path, about):
-    simulate(tmp_path/'a', networks=('mini_resnet', 'mini_vgg'), version='0.9.0')
-    simulate(tmp_path/'b', networks=('mini_resnet',), grids=('closed',), steps=(16, 64), seed=1, version='0.9.0')
-    read(tmp_path, notes := [])
-    assert not notes
-    rewritten(tmp_path/'b'/'mini_resnet-closed.parquet', **about)
-    rows, manifests = read(tmp_path, notes)
-    (note,) = notes
-    assert 'mini_resnet on embedded:100, closed grid' in note and 'mini_vgg' not in note and 'study grid' not in note and (f'{[*about][0]} {[*about.values()][0]} (1 file)' in note or None in about.values()) and len(manifests) == 5
-    with pytest.warns(UserWarning, match='are mixed'): assert read(tmp_path)[0].equals(rows)
-    assert len(rows) == (2*2*3 + 1)*40*3*2
-
-
-def test_of_equally_full_rows_those_of_the_newest_version_count(tmp_path):
-    for folder, seed, version in (('a', 1, '0.9.0'), ('b', 2, '0.10.0'), ('c', 3, '0.2.0')): simulate(tmp_path/folder, networks=('mini_resnet',), grids=('closed',), seed=seed, version=version)
-    rows, manifests = read(tmp_path, notes := [])
-    assert rows.equals(read(tmp_path/'b')[0]) and [m['version'] for m in manifests] == ['0.10.0'] and not notes
-
-
-def test_types_that_differ_between_shards(tmp_path):
-    "A shard without curves has no type for them, and texts have one of two."
-    simulate(tmp_path, networks=('mini_resnet',), shards=4)
-    whole, files = read(tmp_path)[0], sorted(tmp_path.glob('*.parquet'))
-    lists = [f'{c}_curve' for c in SCORES[2:]]
-    bare = pq.read_table(files[0])
-    for c in lists: bare = bare.set_column(bare.column_names.index(c), c, pa.nulls(len(bare)))
-    pq.write_table(bare, files[0])
-    rewritten(files[1], lambda s: pa.schema([f.with_type(pa.string()) if pa.types.is_large_string(f.type) else f for f in s]))
-    rows, gone = read(tmp_path)[0], None
-    gone = whole['name'].isin(bare['name'].to_pylist()) & (whole.grid == 'closed')
-    assert rows.drop(columns=lists).equals(whole.drop(columns=lists))
-    for c in lists: assert rows[c].isna().equals(gone | whole[c].isna()) and rows[c][~gone].reset_index(drop=True).equals(whole[c][~gone].reset_index(drop=True))
-
-
-def test_many_shards_are_read_in_one_pass_and_say_the_same(tmp_path, monkeypatch):
-    "Against pandas, a file and a group at a time."
-    simulate(tmp_path, networks=('mini_resnet', 'mini_vgg'), images=278, shards=50)
-    scanned, plain = [], tables.dataset.dataset
-    monkeypatch.setattr(tables.dataset, 'dataset', lambda files, *a, **k: scanned.extend(files) or plain(files, *a, **k))
-    rows, manifests = read(tmp_path)
-    files = sorted(tmp_path.glob('*.parquet'))
-    assert scanned == [*map(str, files)] and len(files) == len(manifests) == 200 and len(rows) == 2*2*278*3*2*3
-    naive = pd.concat([pq.ParquetFile(f).read().to_pandas() for f in files]).sort_values(tables.KEY, ignore_index=True)
-    lists = [c for c in naive if c.endswith('_curve')]
-    assert rows.drop(columns=lists).equals(naive.drop(columns=lists))
-    for c in lists: assert all(a is b is None or np.array_equal(a, b) for a, b in zip(rows[c], naive[c]))
-    number = table(rows, 'sic_entropy', grid='study').frame.set_index('network')
-    for (network, method, rule), g in naive[(naive.grid == 'study') & (naive.steps == 32)].groupby(['network', 'method', 'rule']):
-        curve = np.median(np.stack(g.sic_entropy_curve.dropna()).astype(float), 0)
-        assert number.loc[network, tables.TITLES[method, rule]] == np.trapezoid(curve, dx=.01)
-    f = gains(rows).frame.set_index(['network', 'method', 'metric'])
-    a, b = (naive[(naive.network == 'mini_vgg') & (naive.grid == 'closed') & (naive.steps == 32) & (naive.method == 'gig') & (naive.rule == r)] for r in ('riemann', 'idgi'))
-    for metric in ('insertion', 'sic_msssim'):
-        statistic = METRICS[metric].statistic
-        x, y = (np.stack(g[METRICS[metric].column or metric].dropna()).astype(float) for g in (a, b))
-        drawn = [np.repeat(np.arange(len(x)), c) for c in draws(len(x), tables.resamples(*x.shape)).T]
-        brute = np.quantile([statistic(y[d]) - statistic(x[d]) for d in drawn], [.025, .975])
-        assert np.allclose(f.loc[('mini_vgg', 'GIG', METRICS[metric].title), ['low', 'high']].astype(float), brute, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize('poorer', ['a', 'z'])
-def test_of_two_rows_about_the_same_the_fuller_one_counts(tmp_path, poorer):
-    simulate(tmp_path/poorer, networks=('mini_resnet',), grids=('closed',), without=('stability',))
-    simulate(tmp_path/'m', networks=('mini_resnet',), grids=('closed',))
-    rows, _ = read(tmp_path)
-    assert len(rows) == 40*3*2*3 and rows.stability.notna().all()
-
-
-def test_duplicates_are_dropped_in_the_order_of_the_files(results):
-    rows, _ = read(results)
-    simulate(results/'z', networks=('mini_resnet',), images=30, steps=(8, 16), seed=1)
-    assert read(results)[0].equals(rows)
-
-
 def test_shards_with_and_without_a_column_are_read_together(tmp_path):
     made(tmp_path, without=[c for c in EFFECTS if c in METRICS and c != 'insertion'] + [f'{c}_curve' for c in SCORES[2:]] + ['excluded', 'concentration'])
     rows = made(tmp_path, networks=('mini_vgg',))
@@ -176,24 +47,6 @@ def test_shards_with_and_without_a_column_are_read_together(tmp_path):
 
 
 # statistics and intervals
-
-@pytest.mark.parametrize('statistic, sample', [(np.mean, lambda rng: rng.normal(.5, 1, 40)), (median_area, lambda rng: np.linspace(0, 1, 101)**(1/rng.uniform(.3, .7, 40)[:, None] - 1))])
-def test_the_interval_covers_the_truth_about_as_often_as_it_says(statistic, sample):
-    rng = np.random.default_rng(1)
-    kw = dict(statistic=median_area) if statistic is median_area else {}
-    covered = [low <= .5 <= high for low, high in (interval(sample(rng), seed=i, times=400, **kw) for i in range(200))]
-    assert .88 <= np.mean(covered) <= .99
-
-
-def test_the_paired_interval_of_sic_is_that_of_resampled_images():
-    rng = np.random.default_rng(2)
-    a, b = (np.sort(rng.random((9, 101)), 1) for _ in range(2))
-    a[2], b[5] = np.nan, np.nan                                 # two images are left out, one for each
-    keep = [0, 1, 3, 4, 6, 7, 8]
-    drawn = [np.repeat(keep, c) for c in draws(7, 300).T]
-    brute = [np.trapezoid(np.median(b[d], 0) - np.median(a[d], 0), dx=.01) for d in drawn]
-    assert np.allclose(interval(b, median_area, a, times=300), np.quantile(brute, [.025, .975]))
-
 
 def test_metrics_report_what_they_say(tmp_path):
     rows = made(tmp_path)
@@ -237,14 +90,6 @@ def test_no_effect_is_found_about_as_seldom_as_it_should_be(tmp_path):
         f = f[f.metric.isin([METRICS[c].title for c in (*PAPERS, 'stability_l1', 'patchiness', 'energy_inside')])]
         found += [(f.low.astype(float) > 0) | (f.high.astype(float) < 0)]
     assert len(np.concatenate(found)) == 6*3*10 and np.mean(np.concatenate(found)) < .11
-
-
-def test_pairing_uses_only_images_that_have_both(results):
-    rows, _ = read(results)
-    drop = (rows['name'] == 'image-003') & (rows.rule == 'idgi')
-    a, b = pairs(rows[~drop & (rows.steps == 8) & (rows.grid == 'closed')].sample(frac=1, random_state=0), 'rule', 'riemann', 'idgi')
-    assert len(a) == 29*(3 + 2) and 'image-003' not in {*a['name']} and (a.rule == 'riemann').all() and (b.rule == 'idgi').all()
-    for column in ('network', 'name', 'method', 'steps'): assert (a[column].to_numpy() == b[column].to_numpy()).all()
 
 
 def test_one_image_has_no_interval_and_decides_nothing(tmp_path):
