@@ -2,6 +2,8 @@
 # make test   sets up and runs every test: notebooks, then pytest
 # make sample runs the sample study on real networks and photographs, where ../shared/realdata is, and its report in figures/sample
 # make bench  measures speed and memory beside Captum, PAIR's saliency and the bare calls, into figures/benchmarks
+# make notebooks executes the notebooks whose code changed; they are committed with their outputs
+# make isa    runs what is most sensitive to rounding as on a processor without AVX-512
 # make clean  removes what these made
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 STUDY  := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
 
-.PHONY: demo test sample bench setup readme check clean
+.PHONY: demo test isa sample bench setup notebooks readme check clean
 
 demo: setup
 	$(STUDY) workflow/config/embedded.yaml
@@ -17,6 +19,12 @@ demo: setup
 test: setup
 	$(BIN)/nbdev_test --n_workers 1 --pause 0 --timing
 	$(BIN)/pytest
+
+isa: export ATEN_CPU_CAPABILITY = avx2
+isa: export ONEDNN_MAX_CPU_ISA = AVX2
+isa: setup
+	for notebook in paths attribution; do $(BIN)/nbdev_test --path nbs/method/$$notebook.ipynb --do_print || exit 1; done
+	$(BIN)/pytest tests/test_parity.py
 
 sample: setup
 	$(STUDY) workflow/config/sample.yaml
@@ -35,18 +43,22 @@ $(READY): pyproject.toml constraints.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev]"
 	touch $@
 
+notebooks: setup
+	$(BIN)/python workflow/notebooks.py execute
+
 # the front page has one source, nbs/index.ipynb, and the files that it says to include
 readme: setup
-	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN \
+	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN --TemplateExporter.exclude_output=True \
 		--RegexRemovePreprocessor.patterns='^#\|\s*(hide|default_exp)'
 	sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_/]*\.ipynb\))#](nbs/\1)#g' README.md | \
 		awk '/^```$$/ && ++n%2 {print "```python"; next} /^<!-- include / {while ((getline line < $$3) > 0) print line; next} 1' | cat -s > README.tmp && mv README.tmp README.md
 
-# exported package, README and committed notebooks are current
+# exported package, README and committed notebooks are current, and the notebooks executed
 check: setup readme
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean --fname nbs
 	git diff --exit-code -- idgi_repro README.md nbs || { echo "notebooks, package and README are out of step: run make check and commit"; exit 1; }
+	$(BIN)/python workflow/notebooks.py check
 
 clean:
 	rm -rf .venv .snakemake results figures/demo build *.egg-info .pytest_cache .hypothesis

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
 
-from idgi_repro.papers.idgi import BLUR, CLAIMS, LOWERS, PAPER, PATCHY, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS
+from idgi_repro.papers.idgi import BLUR, CLAIMS, LOWERS, PAPER, PATCHY, RAISES, RESIDUAL, SENSITIVE, SIX as SCORES, WEIGHTS
 from idgi_repro.records import Claim
 from idgi_repro.report import claims as C, tables as T
 from idgi_repro.report.claims import Sample, moved, shares, sizes, verdict

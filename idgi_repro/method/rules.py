@@ -122,7 +122,7 @@ riemann, trapezoid = Riemann(), Riemann('trapezoid')
 
 # %% ../../nbs/method/rules.ipynb #fbc2703d
 class IDGI(Rule):
-    "IDGI's segment, `g² df / |g|²`, zero where the gradient is zero (Yang, Wang, Bilgic 2023, Algorithm 1, https://arxiv.org/abs/2303.14242)."
+    "IDGI's segment, `g² df / |g|²`, zero where the gradient is zero (Yang, Wang, Bilgic 2023, Algorithm 1, https://openaccess.thecvf.com/content/CVPR2023/html/Yang_IDGI_A_Framework_To_Eliminate_Explanation_Noise_From_Integrated_Gradients_CVPR_2023_paper.html)."
     def __init__(self,
         trapezoid:bool=False, # whether the weights are the mean of those at both ends
     ):

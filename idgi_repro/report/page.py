@@ -44,8 +44,8 @@ def invented(
     return [f'These results are made up: no network computed those of {names}, and nothing below is evidence of anything.'] if names else []
 
 # %% ../../nbs/report/page.ipynb #3ab65d26
-HASHES = ('Images: correctly classified ones, chosen by seed. Weights: hash of weights and preprocessing; code: hash of the code that computes '
-          'numbers; time: sum over shards.')
+HASHES = ('Images: correctly classified ones, chosen by seed. Weights: hash of weights and preprocessing; code: hash of the code that '
+          'computes numbers; time: sum over shards.')
 
 def _all(values): return ', '.join(map(str, sorted({v for v in values if v is not None})))
 

@@ -132,9 +132,9 @@ def by_steps(
     return Table(f'{network} by number of steps, {protocol} protocol', about, pd.DataFrame(lines))
 
 # %% ../../nbs/report/tables.ipynb #8c07c3d4
-REASONS = ['not confident', 'SIC: last value', 'SIC: no rise', 'AIC: last value', 'AIC: no rise', 'entropy: bytes'] # why an image is left out
-LEFT_OUT = ('Number of images by the reason for which curves are not defined. Images that are not confident have no curves at all; otherwise '
-            'the reason names the curves that it concerns, and an image may have several.')
+REASONS = ['not confident', 'SIC: last value', 'SIC: no rise', 'AIC: last value', 'AIC: no rise', 'entropy: bytes'] # why it is left out
+LEFT_OUT = ('Number of images by the reason for which curves are not defined. Images that are not confident have no curves at all; '
+            'otherwise the reason names the curves that it concerns, and an image may have several.')
 
 # %% ../../nbs/report/tables.ipynb #59e22c85
 def exclusions(
@@ -151,8 +151,8 @@ def exclusions(
     return Table('Images left out of information curves', LEFT_OUT, counts.astype('Int64').reset_index())
 
 # %% ../../nbs/report/tables.ipynb #0654cfc2
-PAIRED = ('Difference over the images that have both, with its paired bootstrap 95 % interval (2000 draws of the images, fewer for more than '
-          '20000 images or 198 curves).')
+PAIRED = ('Difference over the images that have both, with its paired bootstrap 95 % interval (2000 draws of the images, fewer for more '
+          'than 20000 images or 198 curves).')
 
 def _difference(base, own, metric, none):
     "A metric's difference over the images that have both, its interval and their number, as cells; `none`: what to say without any."
@@ -172,9 +172,9 @@ def _differences(base, own, by, keys, metric):
     return lines
 
 def _compared(base, own, rows, paper, methods):
-    "Every metric's differences, by network and method."
+    "The differences of every metric that compares methods, by network and method."
     keys = [(n, m.name) for n in network_names(rows, paper) for m in methods]
-    lines = [line for m in paper.metrics for line in _differences(base, own, ['network', 'method'], keys, m)]
+    lines = [line for m in paper.metrics if m.compared for line in _differences(base, own, ['network', 'method'], keys, m)]
     frame = pd.DataFrame(lines, columns=['network', 'method', 'metric', 'difference', 'low', 'high', 'images'])
     return frame.assign(method=[paper.method(m).title for m in frame.method])
 

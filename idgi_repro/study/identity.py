@@ -28,9 +28,14 @@ def _essence(node):
     return f'{type(node).__name__}({" ".join(f"{k}={_essence(v)}" for k, v in fields)})'
 
 # %% ../../nbs/study/identity.ipynb #d40466d3
+def _source(thing):
+    "The source of a function or class; of a class typed at a prompt, which Python does not keep, that of its methods."
+    try: return textwrap.dedent(inspect.getsource(thing))
+    except OSError: return '\n'.join(_source(v) for v in vars(thing).values() if inspect.isfunction(v)) if inspect.isclass(thing) else thing.__qualname__
+
 def _tree(thing):
     "The syntax tree of a function or class; of a lambda, which cannot be parsed alone, its line."
-    source = textwrap.dedent(inspect.getsource(thing))
+    source = _source(thing)
     try: return ast.parse(source)
     except SyntaxError: return ast.parse(repr(source.split('lambda', 1)[-1].split('#')[0].strip()))
 
@@ -43,6 +48,11 @@ class _Names(ast.NodeVisitor):
     def visit_AnnAssign(self, node): self.visit(node.value) if node.value else None
     def visit_FunctionDef(self, node):
         for part in (*node.decorator_list, *node.body): self.visit(part)
+
+def _space(thing):
+    "The names that were in reach where a function or class was defined."
+    functions = [thing] if inspect.isfunction(thing) else [v for v in vars(thing).values() if inspect.isfunction(v)]
+    return functions[0].__globals__ if functions else vars(sys.modules.get(thing.__module__, object))
 
 def _root(thing): return (getattr(thing, '__module__', None) or '').split('.')[0]
 
@@ -57,7 +67,7 @@ def _gather(thing, roots, found):
             tree, names = _tree(thing), _Names()
             found[name] = _essence(tree)
             names.visit(tree)
-            space = vars(sys.modules[thing.__module__]) if thing.__module__ in sys.modules else {}
+            space = _space(thing)
             inner = inspect.getclosurevars(thing).nonlocals if inspect.isfunction(thing) else {}
             said = [(n, _gather({**space, **inner}[n], roots, found)) for n in sorted(names.found) if n in space or n in inner]
             found[name] += repr([(n, s) for n, s in said if s])

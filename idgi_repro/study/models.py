@@ -6,13 +6,12 @@
 __all__ = ['MEAN', 'STD', 'IMAGENET', 'Network', 'load']
 
 # %% ../../nbs/study/models.ipynb #4fa5d52b
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from unittest.mock import patch
-import hashlib, importlib, importlib.util, os, sys, sysconfig
+import hashlib, os
 
 import torch, torchvision
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from ..errors import InputError
 from .embedded import EMBEDDED, SHAPES, WEIGHTS
+from .own import build
 
 # %% ../../nbs/study/models.ipynb #42684e27
 class _Sizes:
@@ -143,102 +143,11 @@ def _embedded(name):
         raise InputError(f'{file}, which comes with the package, cannot be used ({why}); install the package again') from e
     return Network(name, module, resize=192, crop=192, categories=list(SHAPES))
 
-# %% ../../nbs/study/models.ipynb #7cf3b09d
-_LIBRARIES = {Path(sysconfig.get_path(k)) for k in ('stdlib', 'platstdlib', 'purelib', 'platlib')} | {WEIGHTS.parent}
-
-def _installed(file):
-    "Whether a file is Python's, an installed package's or ours."
-    return not _LIBRARIES.isdisjoint(file.parents) or not {'site-packages', 'dist-packages'}.isdisjoint(file.parts)
-
-# %% ../../nbs/study/models.ipynb #b48df339
-def _absolute(file): return Path(os.path.abspath(os.path.expanduser(file)))
-
-def _loaded(folder):
-    "The user's modules in memory whose files lie in or below `folder`: {name: file}."
-    files = {n: getattr(m, '__dict__', {}).get('__file__') for n, m in [*sys.modules.items()] if n not in ('__main__', '__mp_main__')}
-    files = {n: _absolute(f) for n, f in files.items() if isinstance(f, str)}
-    return {n: f for n, f in files.items() if folder in f.parents and not _installed(f)}
-
-# %% ../../nbs/study/models.ipynb #e75e509c
-def _home(where):
-    "The folder that holds the module `where`, a dotted name or a .py file; of a package, the folder it lies in. None if it is not found."
-    if where.endswith('.py'): return _absolute(where).parent
-    try: spec = importlib.util.find_spec(where.partition('.')[0])
-    except (ImportError, ValueError): return None
-    places = spec and (spec.submodule_search_locations or ([spec.origin] if spec.has_location else []))
-    return _absolute([*places][0]).parent if places else None
-
-# %% ../../nbs/study/models.ipynb #1549e53d
-_brought = set() # names of the modules that users' networks have brought
-
-def _aside(names): return {n: sys.modules.pop(n) for n in [*sys.modules] if n in names}
-
-@contextmanager
-def _anew(where):
-    "Within it the user's modules are imported from their files and not from memory. Yields the folder that holds `where`."
-    place, old = str(_home(where)) if where.endswith('.py') else os.getcwd(), _aside(_brought)
-    sys.path.append(place)
-    importlib.invalidate_caches()
-    home = _home(where)
-    old |= _aside(_loaded(home) if home else ())
-    try:
-        with patch.object(sys, 'dont_write_bytecode', True): yield home # bytecode is held for new where size and second are the same
-    finally:
-        if place in sys.path: del sys.path[len(sys.path) - 1 - sys.path[::-1].index(place)]
-        _brought.update(new := _loaded(home) if home else ())
-        tops = {n.partition('.')[0] for n in new}
-        sys.modules.update({n: m for n, m in old.items() if n.partition('.')[0] not in tops})
-
-# %% ../../nbs/study/models.ipynb #e57db873
-def _import(where):
-    "The module `where`, a dotted name or a .py file."
-    if not where.endswith('.py'): return importlib.import_module(where)
-    file = Path(where).expanduser()
-    if not file.is_file(): raise InputError(f'there is no file {file}')
-    spec = importlib.util.spec_from_file_location(f'_idgi_user_{file.stem}', _absolute(file))
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-# %% ../../nbs/study/models.ipynb #57cc6f2c
-def _files(module, home):
-    "The files that hold a network's code: what the import brought, and all of an installed package."
-    files = {*_loaded(home).values()} if home else set()
-    if file := getattr(module, '__file__', None):
-        files.add(file := _absolute(file))
-        package = getattr(sys.modules.get(module.__name__.partition('.')[0]), '__path__', ()) if _installed(file) else ()
-        files |= {p for folder in package for p in Path(folder).rglob('*.py')}
-    return sorted(f for f in files if f.is_file())
-
-def _digest(files, home, *more):
-    "Hash of the names within `home` and the bytes of the files, and of `more`."
-    names = [f.relative_to(home).as_posix() if home and f.is_relative_to(home) else f.name for f in files]
-    sums = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
-    return hashlib.sha256(repr((names, sums, more)).encode()).hexdigest()[:16]
-
 # %% ../../nbs/study/models.ipynb #e8447ad3
-def _build(spec):
-    "What the user's function returns, and the digest of the code that made it."
-    where, _, function = spec.rpartition(':')
-    with _anew(where) as home:
-        try: module = _import(where)
-        except InputError: raise
-        except Exception as e:
-            raise InputError(f'{where!r} cannot be imported ({type(e).__name__}: {e}); '
-                             f'{spec!r} should be module:function or path/to/file.py:function') from e
-        build = getattr(module, function, None)
-        if not callable(build):
-            others = ', '.join(n for n, v in vars(module).items() if callable(v) and not n.startswith('_'))
-            raise InputError(f'{where!r} has no function {function!r}; it has {others or "none"}')
-        try: made = build()
-        except Exception as e: raise InputError(f'{spec!r} raised {type(e).__name__}: {e}; it is called without arguments') from e
-        return made, _digest(_files(module, home), home, function, getattr(made, 'source', ''))
-
-# %% ../../nbs/study/models.ipynb #00f94bdf
 def _own(spec):
     "The `Network` that the user's function returns."
     where, _, function = spec.rpartition(':')
-    made, source = _build(spec)
+    made, source = build(spec)
     if isinstance(made, Network): return replace(made, source=source)
     parts = made if isinstance(made, tuple) else (made, MEAN, STD)
     if len(parts) == 3 and isinstance(parts[0], nn.Module):
