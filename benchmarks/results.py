@@ -24,7 +24,8 @@ def write(folder, rows, shards):
 def private():
     "The memory of the processes that this one has forked, in GiB, without what they share with it."
     children = Path(f'/proc/self/task/{os.getpid()}/children').read_text().split()
-    return sum(int(l.split()[1]) for c in children for l in Path(f'/proc/{c}/smaps_rollup').read_text().splitlines() if l.startswith('Private_'))/2**20
+    lines = [l for c in children for l in Path(f'/proc/{c}/smaps_rollup').read_text().splitlines()]
+    return sum(int(l.split()[1]) for l in lines if l.startswith('Private_'))/2**20
 
 def cpu(): return sum(os.times()[:4])
 
@@ -64,10 +65,13 @@ def main():
         done.set(); watcher.join()
         shards = len(result_files(folder))
     rows, whole = times.pop('rows'), times['report']
-    lines = '\n'.join(f'| {what} | {times[k]["seconds"]:.0f} | {times[k]["work"]:.0f} | {times[k]["peak"]:.2f} |' for what, k in (('reading', 'read'), ('tables', 'all_tables'), ('figures', 'drawn'), ('all, with the page', 'report')))
+    parts = dict(read='reading', all_tables='tables', drawn='figures', report='all, with the page')
+    line = lambda k: f'| {parts[k]} | {times[k]["seconds"]:.0f} | {times[k]["work"]:.0f} | {times[k]["peak"]:.2f} |'
+    lines = '\n'.join(map(line, parts))
     text = f'''# A large results folder
 
-{rows:,} rows in {shards:,} files to the report of tables, figures and page, without photographs: {whole["seconds"]:.0f} s and at most {whole["peak"] + forked[0]:.2f} GiB (wanted: under 120 s and 4 GiB).
+{rows:,} rows in {shards:,} files to the report of tables, figures and page, without photographs: {whole["seconds"]:.0f} s
+and at most {whole["peak"] + forked[0]:.2f} GiB (wanted: under 120 s and 4 GiB).
 
 | part | seconds | of the processors | peak so far (GiB) |
 | --- | ---: | ---: | ---: |

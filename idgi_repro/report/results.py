@@ -53,7 +53,7 @@ def _scan(
     "One pass over the shards."
     files, checked = [*map(str, files)], dataset.ParquetFragmentScanOptions(pre_buffer=False, page_checksum_verification=True)
     some = lambda i: dataset.dataset(files[i:i + 256], schema, format='parquet').to_table(fragment_scan_options=checked).combine_chunks()
-    return pa.concat_tables([some(i) for i in range(0, len(files), 256)]).to_pandas()
+    return pd.concat([some(i).to_pandas() for i in range(0, len(files), 256)], ignore_index=True)
 
 # %% ../../nbs/report/results.ipynb #b41caa2c
 def result_files(
