@@ -21,7 +21,7 @@ from .models import Network, load
 from .parameters import Parameters, Study
 from .scene import maps_count
 from .selection import choose
-from .shard import Shard, shard_file, stands
+from .shard import Shard, code_of, shard_file, stands
 
 # %% ../../nbs/study/workflow.ipynb #431b6afe
 def shards_of(
@@ -72,7 +72,7 @@ def _chosen(study, paper, network, net, data, out):
     "What a network selects, without its pace."
     chosen, unread = choose(net, data, study.images, study.seed, out)
     shards = [s for s in shards_of(study, paper, network) if s.start < len(chosen)]
-    return dict(network=network, name=net.name, device=study.device, threads=study.threads, images=len(chosen), wanted=study.images,
+    return dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads, images=len(chosen), wanted=study.images,
                 unlabelled='' if data.categories else data.advice, unread=unread[['name', 'error']].values.tolist(),
                 shards={shard_file(s, paper, net.fingerprint(), chosen.iloc[s.start:s.stop]): _shaping(s) for s in shards})
 
@@ -80,7 +80,7 @@ def make_choice(
     study:Study,
     paper:Paper,
     network:str, # one of its networks
-)->dict: # network, name, device, threads, images, wanted, unlabelled, unread, shards: {result file: its `Shard`'s fields}, seconds: {result file: estimate}
+)->dict: # network, name, code, device, threads, images, wanted, unlabelled, unread, shards: {result file: its `Shard`'s fields}, seconds: {result file: estimate}
     "Selects the images, names the shards and, unless an answer like this stands, times the network; writes the answer beside the results. Raises `InputError` for anything that cannot be used."
     if study.threads: torch.set_num_threads(study.threads)
     out, net = results_folder(study.out), load(network, study.device)
