@@ -230,8 +230,8 @@ def test_photographs_that_are_gone_are_notes(tmp_path):
 
 @pytest.mark.slow
 def test_figures_with_photographs(tmp_path):
-    from idgi_repro.study.shard import Shard, run # the lead's: the fields and the paper of a shard may differ
-    run(Shard(network='mini_mobilenet', data='embedded:20', steps=(4,), stop=2, images=2, references=0), tmp_path)
+    from idgi_repro.study.shard import Shard, run
+    run(Shard(network='mini_mobilenet', data='embedded:20', metrics=('insertion',), steps=(4,), stop=2, images=2, out=str(tmp_path)), PAPER)
     rows, manifests = read(tmp_path)
     found, notes = P.figures(rows, manifests, PAPER, {}, M.Photographs(rows, manifests, PAPER))
     assert [k for k in found if k in ('maps', 'classes', 'paths')] == ['maps', 'classes', 'paths'] and not notes

@@ -141,8 +141,9 @@ def test_files_that_were_renamed_say_so(results):
 
 @pytest.mark.slow
 def test_a_real_study_from_shards_to_maps(tmp_path):
-    from idgi_repro.study.shard import Shard, run # the lead's: the fields and the paper of a shard may differ
-    for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network=network, data='embedded:20', steps=(4,), stop=2, images=2, references=0), tmp_path/'r')
+    from idgi_repro.study.shard import Shard, run
+    what = dict(data='embedded:20', metrics=('insertion',), steps=(4,), stop=2, images=2, out=str(tmp_path/'r'))
+    for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network=network, **what), PAPER)
     files = report(tmp_path/'r', tmp_path/'out')
     assert {f'{n}.{f}' for n in ('maps', 'classes', 'paths') for f in ('png', 'svg')} <= {f.name for f in files} and 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')
     with_note = report(tmp_path/'r', tmp_path/'out2', maps_of=99)

@@ -159,13 +159,14 @@ def _test(claim, sample):
     said = [f'{v} of {len(cells)}' for v in found] if _counts(claim) else found
     return *(said if images > 1 else [said[0], 'undefined', 'undefined']), str(images), verdict(claim, *found[1:], images)
 
-# %% ../../nbs/report/claims.ipynb #20152749
-CLAIMED = ('Estimates, means over networks and methods, with bootstrap 95 % intervals over images, which are drawn with all of their rows, '
-           'in all networks that have them; networks and methods are taken as given, and no interval is widened for there being many, but '
-           'for those that say how many cells are lowered. Change from the fewest to the most steps: root of the mean square over cells, '
-           'without the sampling variance, which would make the noisier method seem the more sensitive. With fewer than about twenty images '
-           'intervals of this kind are too narrow. Images: those of the cell that has the fewest. Supported: the whole interval lies on the side on '
-           f'which the claim holds; contradicted: on the other; undecided: neither, or fewer than {MIN_IMAGES} images.')
+# %% ../../nbs/report/claims.ipynb #55f60df3
+CLAIMED = ('Estimates, means over networks and methods, with bootstrap 95 % intervals over images, which are drawn with all of their '
+           'rows, in all networks that have them; networks and methods are taken as given, and no interval is widened for there '
+           'being many, but for those that say how many cells are lowered. Change from the fewest to the most steps: root of the '
+           'mean square over cells, without the sampling variance, which would make the noisier method seem the more sensitive. With '
+           'fewer than about twenty images intervals of this kind are too narrow. Images: those of the cell that has the fewest. '
+           'Supported: the whole interval lies on the side on which the claim holds; contradicted: on the other; undecided: neither, '
+           f'or fewer than {MIN_IMAGES} images.')
 
 def _samples(rows, paper):
     "A sample for every protocol, and one of either."
@@ -198,5 +199,5 @@ def verdicts(
 )->Table:         # a row or a few per claim and protocol
     "The main statistics of each claim."
     main = [c.main for c in paper.claims for _ in c.protocols]
-    about = 'The main statistics of the claims, with bootstrap 95 % intervals; the table of all claims has the others and says how all are made.'
+    about = 'The main statistics of the claims, with bootstrap 95 % intervals; the table of all has the others and says how they are made.'
     return Table('Verdicts', about, claims.frame[np.array(main, bool)].reset_index(drop=True))
