@@ -21,7 +21,7 @@ def spread(scene):
 METHODS = (Method('edges', 'Edges', function=edges, colour='#777777', marker='s'),
            Method('line', 'Straight line', path=lambda s: StraightPath(s.black), rule=riemann, base='edges', colour='#004488'))
 METRICS = Metric('spread', 'Spread', 'share of pixels', Measurement('spread', spread), False),
-CLAIMS = Claim('The straight line is more focused than edges', 'spread minus that of edges', gain, ('spread',), ('line',), above=False),,
+CLAIMS = Claim('The straight line is more focused than edges', 'spread minus that of edges', gain, ('spread',), ('line',), above=False),
 
 @styled
 def histogram(rows, paper):
