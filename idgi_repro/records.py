@@ -64,6 +64,7 @@ class Metric:
     log:bool=False          # whether it is drawn on a logarithmic axis
     compared:bool=True      # whether methods are compared by it; not where it belongs to the path alone
     note:str=''             # what else a table's caption must say
+    axes:tuple=('information', 'score') # what the two axes of its curves say, where the rows hold curves
 
     @property
     def axis(self)->str: return f'{self.title}\n({self.unit})'
@@ -118,6 +119,7 @@ class Paper:
     networks:tuple=() # names that tables list even where they were not run
     steps:tuple=(8, 16, 32, 64, 128) # numbers of segments
     protocols:tuple=('corrected', 'published')
+    note:Callable|None=None # name of a metric or network -> what its table's caption says beside, such as which table of the paper it is
     tables:Callable|None=None  # (rows, paper) -> {file name: Table}, beside those of every paper
     figures:Callable|None=None # (rows, manifests, paper, tables, photographs) -> {file name: Drawing} and notes, beside those
 
