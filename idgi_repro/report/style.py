@@ -68,7 +68,7 @@ def wrap(
     fewest = len(_broken(text, width, parts))
     return '\n'.join(next(l for w in range(width + 1) if len(l := _broken(text, w, parts)) <= fewest))
 
-# %% ../../nbs/report/style.ipynb #10506225
+# %% ../../nbs/report/style.ipynb #df6084ad
 def panels(
     n:int,        # how many
     across:int,   # at most so many to a row
@@ -79,7 +79,7 @@ def panels(
     "A figure of equal panels, wide enough for its legend. Raises `InputError` for none."
     if not n: raise InputError('there is nothing to draw: none of this was run')
     across = min(across, n)
-    size = max(4.8, width*across), height*-(-n//across) + .6
+    size = max(5.2, width*across), height*-(-n//across) + .6
     fig, axes = plt.subplots(-(-n//across), across, figsize=size, layout='constrained', squeeze=False, **kw)
     for ax in axes.flat[n:]: ax.remove()
     return fig, axes.flat[:n]
