@@ -138,11 +138,57 @@ class Times(nn.Module):
     def forward(self, x): return self.k*x
 
 
-@pytest.mark.parametrize('path', [StraightPath(0.), GuidedPath(0.)], ids=['straight', 'guided'])
+both = pytest.mark.parametrize('path', [StraightPath(0.), GuidedPath(0.)], ids=['straight', 'guided'])
+
+def mixed(a, b, c): return a.exp()*(1 + b + c) - 1                # depends on all three, and on b and c where they do not move
+
+@both
+def test_sensitivity_with_ig_the_one_feature_that_differs_gets_it_all(path):
+    assert explained(mixed, image(1., 0., 0.), path, 400) == pytest.approx([torch.e - 1, 0, 0], rel=.01)
+
+
+@both
+def test_sensitivity_with_idgi_features_that_do_not_differ_get_a_share(path):
+    "Here g is exp(a) in all three directions, so each feature gets a third of the change, whatever the path moves."
+    assert explained(mixed, image(1., 0., 0.), path, 400, idgi) == pytest.approx([(torch.e - 1)/3]*3)
+
+
+@both
 @pytest.mark.parametrize('rule', [riemann, idgi])
-def test_sensitivity_the_one_feature_that_differs_and_matters_gets_it_all(path, rule):
-    got = explained(lambda a, b, c: a.exp() - 1, image(1., 0., 0.), path, 400, rule)
-    assert got == pytest.approx([torch.e - 1, 0, 0], rel=.01)
+def test_the_one_feature_that_matters_gets_it_all(path, rule):
+    assert explained(lambda a, b, c: a.exp() - 1, image(1., 2., -1.), path, 400, rule) == pytest.approx([torch.e - 1, 0, 0], rel=.01)
+
+
+def test_ig_is_linear_in_the_function_and_idgi_is_not():
+    f, g, x = (lambda a, b: 2*a + 0*b), (lambda a, b: b + 0*a), image(1., 1.)
+    def parts_and_sum(rule): return [explained(h, x, StraightPath(0.), 7, rule) for h in (f, g, lambda a, b: f(a, b) + g(a, b))]
+    a, b, whole = parts_and_sum(riemann)
+    assert [u + v for u, v in zip(a, b)] == pytest.approx(whole) and whole == pytest.approx([2, 1])
+    a, b, whole = parts_and_sum(idgi)
+    assert [u + v for u, v in zip(a, b)] == pytest.approx([2, 1]) and whole == pytest.approx([2.4, .6])
+
+
+@pytest.mark.parametrize('k', [2., 10.])
+def test_ig_does_not_depend_on_a_features_unit_and_idgi_does(k):
+    "The second feature is written in a unit k times smaller."
+    x, rescaled, f = image(1., 1.), image(1., k), lambda a, b: a + b
+    def maps(rule): return tuple(explained(h, v, StraightPath(0.), 4, rule) for h, v in ((f, x), (lambda a, b: f(a, b/k), rescaled)))
+    assert maps(riemann) == (pytest.approx([1, 1]), pytest.approx([1, 1]))
+    assert maps(idgi) == (pytest.approx([1, 1]), pytest.approx([2*k**2/(k**2 + 1), 2/(k**2 + 1)]))
+
+
+@pytest.mark.parametrize('std,same', [((.5, .5, .5), True), (STD, False)], ids=['one unit', 'unequal'])
+def test_normalised_and_pixel_space_have_one_ig_map_and_one_idgi_map_only_if_the_channels_share_a_unit(std, same):
+    class InPixels(nn.Module):
+        def __init__(self, net): super().__init__(); self.net = net
+        def forward(self, p): return self.net((p - mean)/std)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (MEAN, std))
+    net, x, c = smooth(), pictures(2), classes(2)
+    black = (0 - mean)/std
+    a = attribute(net, x, c, StraightPath(black[None]), (8,))
+    b = attribute(InPixels(net), x*std + mean, c, StraightPath(0.), (8,))
+    assert relative(b['riemann', 8], a['riemann', 8]) < 1e-9
+    assert (relative(b['idgi', 8], a['idgi', 8]) < 1e-9) == same and (same or relative(b['idgi', 8], a['idgi', 8]) > .1)
 
 
 @paths

@@ -4,10 +4,11 @@ from math import factorial
 import numpy as np, pytest, sympy as sp, torch
 
 from idgi_repro.method.attribution import PathMethod, attribute
-from idgi_repro.method.rules import idgi, riemann, second_order
+from idgi_repro.method.rules import Segment, idgi, riemann, second_order, trapezoid, trapezoid_idgi
 from idgi_repro.method.gradients import contrast, logit, predict, probability, value_and_gradient
-from idgi_repro.method.paths import BlurPath, GuidedPath, Look, StraightPath
-from idgi_repro.method.theory import construction, derivatives, exact_time, hessian_vector, landscape, ray_time, split
+from idgi_repro.errors import InputError
+from idgi_repro.method.paths import BlurPath, GuidedPath, Look, Point, StraightPath
+from idgi_repro.method.theory import construction, derivatives, exact_time, hessian_vector, landscape, ray_segment, ray_time, split
 from reference import Function, image, pictures, smooth
 
 PATHS = [StraightPath(-1.), GuidedPath(-1.), BlurPath(4.)]
@@ -56,7 +57,7 @@ def test_derivatives_along_the_gradient_are_those_of_the_whole_hessian(score):
 
 
 def test_order_of_derivatives_is_checked():
-    with pytest.raises(ValueError, match='order is 0'): derivatives(landscape, tensor(0, 0)[None], tensor(1, 0)[None], 0)
+    with pytest.raises(InputError, match='order is 0'): derivatives(landscape, tensor(0, 0)[None], tensor(1, 0)[None], 0)
 
 
 # -- the point on the ray
@@ -99,7 +100,7 @@ def test_construction_lies_on_the_ray_and_the_level_set():
     near = construction(landscape, x, x + .01*(end - x))
     first, second = ((p - near.exact).norm(dim=1) for p in (near.first, near.second))
     assert (second < .1*first).all()
-    with pytest.raises(ValueError, match='one shape'): construction(landscape, x, end[:1])
+    with pytest.raises(InputError, match='one shape'): construction(landscape, x, end[:1])
 
 
 def test_split_adds_up_and_what_is_across_moves_attribution_only():
@@ -125,9 +126,9 @@ def plain(g, h, d):
 @pytest.mark.parametrize('size', [.01, .3, 1., 10.])
 def test_rule_is_the_formula_in_and_out_of_range(size):
     g, h, df = pictures(40), size*pictures(40, seed=1)*pictures(40, seed=2), pictures(40, 1, 1, 1, seed=3).flatten()*60
-    a = second_order(g, None, df, h)
+    a = ray_segment(g, df, h)
     assert torch.allclose(a, torch.stack([plain(*v) for v in zip(g, h, df)]), rtol=1e-9, atol=1e-12)
-    assert torch.allclose(dot(a, torch.ones_like(a)), df)
+    assert torch.allclose(dot(a, torch.ones_like(a)), df) and torch.allclose(second_order(g, None, df, h), a, rtol=1e-12)
 
 
 def test_rule_is_exact_where_gradients_change_linearly():
@@ -136,7 +137,7 @@ def test_rule_is_exact_where_gradients_change_linearly():
     x, df = tensor(1, .4, -.6, -.2, 1, 1).view(2, 1, 1, 3), tensor(.4, -.1)
     g = x @ A
     t = exact_time(f, x, g, df).view(-1, 1, 1, 1)
-    assert torch.allclose(second_order(g, None, df, g @ A), t*g*g + t**2/2*g*(g @ A), rtol=1e-11)
+    assert torch.allclose(ray_segment(g, df, g @ A), t*g*g + t**2/2*g*(g @ A), rtol=1e-11)
 
 
 def test_rule_is_one_order_closer_to_the_ray_than_idgi():
@@ -148,7 +149,7 @@ def test_rule_is_one_order_closer_to_the_ray_than_idgi():
         df = f(x + s*dx).detach() - y
         t, (z, w) = exact_time(f, x, g, df).view(-1, 1, 1, 1), np.polynomial.legendre.leggauss(8)
         truth = sum(wi/2*t*g*value_and_gradient(net, x + t*(zi+1)/2*g, c)[1] for zi, wi in zip(z, w))
-        errors.append(torch.stack([(a - truth).flatten(1).norm(dim=1) for a in (idgi(g, None, df), second_order(g, None, df, h))]))
+        errors.append(torch.stack([(a - truth).flatten(1).norm(dim=1) for a in (idgi(g, None, df), ray_segment(g, df, h))]))
     errors = torch.stack(errors)
     assert slope(lengths, errors[:, 0]) == pytest.approx(2, abs=.25) and slope(lengths, errors[:, 1]) == pytest.approx(3, abs=.25)
 
@@ -157,17 +158,17 @@ def test_rule_is_one_order_closer_to_the_ray_than_idgi():
 def test_no_gradient_is_worth_nothing_and_tiny_ones_do_not_vanish(dtype):
     g, h, df = pictures(3).to(dtype), pictures(3, seed=1).to(dtype), tensor(.2, -.3, 0).to(dtype)
     g[0] = 0
-    a = second_order(g, None, df, h)
+    a = ray_segment(g, df, h)
     assert a[0].eq(0).all() and a[2].eq(0).all() and a.isfinite().all()
     assert not torch.allclose(a[1], idgi(g, None, df)[1], rtol=1e-3)
-    tiny = second_order(1e-15*g, None, 1e-15*df, 1e-30*h)                   # the score times 1e-15; its fourth powers would vanish
+    tiny = ray_segment(1e-15*g, 1e-15*df, 1e-30*h)                   # the score times 1e-15; its fourth powers would vanish
     assert torch.allclose(tiny*1e15, a, rtol=1e-4, atol=1e-7)
 
 
 def test_a_broken_hessian_is_not_hidden():
     g = pictures(2)
     h = torch.stack([g[0], g[1]*torch.nan])
-    a = second_order(g, None, tensor(.1, .1), h)
+    a = ray_segment(g, tensor(.1, .1), h)
     assert a[0].isfinite().all() and a[1].isnan().any()
 
 
@@ -180,7 +181,7 @@ def by_hand(net, x, c, path, n, protocol='corrected', score=probability):
         return f.view(xs.shape[:2]), g.view_as(xs)
     points, total = list(path.visit(Look(see, lambda xs: see(xs)[0]), x, n, protocol)), 0
     for p, q in zip(points, points[1:]):
-        if q.f is None: continue                             # the end of the study protocol, which nobody looks at
+        if q.f is None: continue                             # the end of the published protocol, which nobody looks at
         H = torch.autograd.functional.hessian(lambda v: score(net(v[None]), c)[0], p.x[0].to(x)).view(x.numel(), -1)
         total = total + plain(p.g[0], (H @ p.g[0].flatten()).view_as(p.g[0]), (q.f - p.f)[0])
     return path.sign*total
@@ -188,6 +189,7 @@ def by_hand(net, x, c, path, n, protocol='corrected', score=probability):
 @paths
 @pytest.mark.parametrize('protocol', ['corrected', 'published'])
 def test_attribution_is_the_sum_with_the_whole_hessian(path, protocol):
+    "On BlurIG's path, too, the ray goes to the score at the segment's end; the sign of the path comes last."
     net, x, c = smooth(), pictures(1, 3, 5, 5), torch.tensor([2])
     a = attribute(net, x, c, path, (4,), (riemann, second_order), protocol)['second_order', 4]
     assert torch.allclose(a[0], by_hand(net, x, c, path, 4, protocol), rtol=1e-8, atol=1e-13)
@@ -237,3 +239,116 @@ def test_captum_style_class_and_a_walk_without_hessians():
     net.register_forward_pre_hook(lambda m, v: seen.append(len(v[0])))
     attribute(net, x, c, StraightPath(-1.), (5,), (riemann, idgi))
     assert sum(seen) == 12                                        # 5 gradients and the end, for two images
+
+
+# -- what n does
+
+def turning(p, q): return (6*p*p + 6*q - 6).sigmoid()
+
+def distances(f, steps, N=4096):
+    "By rule and n, the distance to the rule's own limit on the way from (0, 0) to (1, 1), relative to it."
+    rules = riemann, idgi, trapezoid_idgi, trapezoid
+    limits = dict(riemann='riemann_trapezoid', idgi='idgi_trapezoid', idgi_trapezoid='idgi_trapezoid')
+    a = attribute(Function(f), image(1., 1.), torch.tensor([0]), StraightPath(0.), (*steps, N), rules, score=logit, batch_size=512)
+    return {r: np.array([((a[r, n] - a[limit, N]).norm()/a[limit, N].norm()).item() for n in steps]) for r, limit in limits.items()}
+
+
+@pytest.mark.parametrize('path', [StraightPath(-1.), GuidedPath(-1.)], ids=['straight', 'guided'])
+def test_idgi_is_exact_with_one_segment_where_the_gradient_never_turns_and_ig_is_not(path):
+    w = tensor(3., -1., 2.)
+    f = Function(lambda *v: (sum(a*b for a, b in zip(w, v)) - 1).sigmoid())
+    x = image(1., .5, -.3)
+    start, end = path.ends(x)
+    maps = attribute(f, x, torch.tensor([0]), path, (1, 2, 5), (riemann, idgi), score=logit)
+    exact = w**2/(w*w).sum()*(f(end) - f(start))
+    for n in (1, 2, 5):
+        assert torch.allclose(maps['idgi', n].flatten(), exact.flatten(), rtol=1e-12)
+        assert abs(maps['riemann', n].sum() - exact.sum()) > .01*exact.sum().abs()
+
+
+def test_idgi_needs_more_steps_than_ig_where_weights_turn_while_f_rises_and_fewer_where_the_ends_differ():
+    rise, ends = distances(turning, (8, 16, 32, 64)), distances(lambda p, q: (3*p).exp() + (2*q).exp(), (8, 16, 32, 64))
+    assert (rise['idgi'] > 5*rise['riemann']).all() and (ends['riemann'] > 5*ends['idgi']).all()
+
+
+@pytest.mark.parametrize('f', [turning, lambda p, q: (3*p).exp() + (2*q).exp()], ids=['sigmoid', 'exponential'])
+def test_trapezoid_idgi_is_of_second_order_where_f_is_smooth(f):
+    steps = (16, 32, 64, 128)
+    found = distances(f, steps)
+    slopes = {r: np.polyfit(np.log(steps), np.log(e), 1)[0] for r, e in found.items()}
+    assert slopes['idgi'] == pytest.approx(-1, abs=.1) and slopes['idgi_trapezoid'] == pytest.approx(-2, abs=.1)
+
+
+@paths
+def test_trapezoid_idgi_is_complete_and_converges_to_idgi(path):
+    net, x, c = smooth(), pictures(2), torch.tensor([0, 1])
+    a = attribute(net, x, c, path, (2, 64), (idgi, trapezoid_idgi))
+    start, end = path.ends(x)
+    change = probability(predict(net, end), c) - probability(predict(net, start), c)
+    for n in (2, 64): assert torch.allclose(dot(a['idgi_trapezoid', n], torch.ones_like(x)), change, rtol=1e-9)
+    near, far = ((a['idgi_trapezoid', n] - a['idgi', n]).norm() for n in (64, 2))
+    assert near < far/4
+
+
+@pytest.mark.parametrize('score', [probability, logit])
+def test_left_minus_trapezoid_is_the_leading_error_over_n(score):
+    "N times the difference of one fine walk's two sums predicts n times the error at another n."
+    net, x, c, N, n = smooth(), pictures(2), torch.tensor([0, 1]), 1024, 64
+    a = attribute(net, x, c, StraightPath(-1.), (n, N), (riemann, idgi, trapezoid, trapezoid_idgi), score=score)
+    for rule, limit in (('riemann', 'riemann_trapezoid'), ('idgi', 'idgi_trapezoid')):
+        lead, error = N*(a[rule, N] - a[limit, N]), n*(a[rule, n] - a[limit, N])
+        assert (error - lead).norm() < .05*lead.norm()
+
+
+# -- where the gradient is zero
+
+def hinge(p, q): return (p + q - 1).relu()
+
+def test_idgi_loses_the_change_of_segments_that_start_without_a_gradient():
+    steps = (1, 2, 3, 5, 9)
+    a = attribute(Function(hinge), image(1., 1.), torch.tensor([0]), StraightPath(0.), steps, (idgi, trapezoid_idgi), score=logit)
+    for n in steps:
+        f = [max(2*j/n - 1, 0) for j in range(n+1)]
+        lost = sum(f[j+1] - f[j] for j in range(n) if 2*j <= n)              # at the kink itself the gradient is zero, too
+        assert lost > 0 and a['idgi', n].sum().item() == pytest.approx(1 - lost, abs=1e-12)
+        assert a['idgi_trapezoid', n].sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_trapezoid_idgi_loses_a_segment_only_if_both_ends_have_no_gradient():
+    g, flat, df = pictures(1), torch.zeros(1, 3, 8, 8, dtype=torch.float64), tensor(.5)
+    def worth(a, b):
+        p, q = Point(0., flat, tensor(0.), a), Point(1., flat, df, b)
+        trapezoid_idgi.add(total := torch.zeros_like(flat), Segment(p, q, 1))
+        return total
+    assert torch.allclose(worth(flat, g), idgi(g, None, df)) and torch.allclose(worth(g, flat), idgi(g, None, df))
+    assert worth(flat, flat).eq(0).all()
+
+
+def test_a_float32_softmax_that_is_saturated_has_no_gradient_and_idgi_loses_the_way_from_there():
+    "Walked from the image, whose other classes' probabilities underflow; the network's own logits lose nothing."
+    class Margin(torch.nn.Module):
+        def __init__(self, k): super().__init__(); self.k = k
+        def forward(self, x): return self.k*torch.stack([x.sum((1, 2, 3)), 0*x.sum((1, 2, 3))], 1)
+    x, c, path = torch.tensor([[[[4., 0.], [0., 0.]]]]), torch.tensor([0]), StraightPath(torch.tensor([[[[-4., -1.], [0., 0.]]]]))
+    def shortfall(k, score, **how):
+        start, end = path.ends(x)
+        change = score(predict(Margin(k), start), c) - score(predict(Margin(k), end), c)
+        back = StraightPath(start)
+        return change.item() - attribute(Margin(k), start, c, StraightPath(end), (2,), score=score, **how)['idgi', 2].sum().item()
+    assert abs(shortfall(1., probability)) < 1e-6 and abs(shortfall(40., probability)) > .9
+    assert abs(shortfall(40., contrast)) < 1e-3
+
+
+def test_a_float32_softmax_that_rounds_to_1_gives_idgi_wrong_weights_and_float64_right_ones():
+    "The gradient lacks the class's own logit, because f (1 - f) is zero."
+    net, x, c = smooth().float(), pictures(1).float(), torch.tensor([0])
+    class Sure(torch.nn.Module):
+        def __init__(self): super().__init__(); self.net = net
+        def forward(self, x): return self.net(x) + torch.tensor([25., 0, 0, 0, 0]).to(x)
+    def precise(z, c): return probability(z.double(), c).to(z)
+    (f, g), (_, good) = (value_and_gradient(Sure(), x, c, score) for score in (probability, precise))
+    right = value_and_gradient(Sure().double(), x.double(), c)[1]
+    one = torch.ones(1)
+    assert f.item() == 1 and g.abs().max() > 0
+    assert torch.allclose(idgi(good, None, one).double(), idgi(right, None, one.double()), rtol=1e-3, atol=1e-6)
+    assert (idgi(g, None, one).double() - idgi(right, None, one.double())).norm() > .1*idgi(right, None, one.double()).norm()

@@ -45,7 +45,7 @@ def insert(
 
 # %% ../../nbs/method/metrics.ipynb #3ba936d1
 def _reveal(x, baseline, ranks, counts, batch_size):
-    "Yields maps' numbers (K,), places in `counts` (K,), and the perturbed images (K, B, C, H, W), about `batch_size` at a time, of whichever map they are."
+    "Yields maps' numbers (K,), places in `counts` (K,), and the perturbed images (K, B, C, H, W), about `batch_size` at a time."
     counts = counts.to(ranks)
     which = torch.cartesian_prod(*(torch.arange(len(v), device=x.device) for v in (ranks, counts)))
     for m, j in (part.unbind(1) for part in which.split(max(1, batch_size//len(x)))): yield m, j, insert(x, baseline, ranks[m], counts[j])
@@ -55,7 +55,10 @@ def _places(saliency, places):
     return (ranks(saliency) if places is None else places).reshape(-1, *saliency.shape[-3:])
 
 def _check_maps(saliency, x):
-    if saliency.shape[-3:] != (len(x), *x.shape[-2:]): raise InputError(f'saliency maps of shape {tuple(saliency.shape)} do not fit {len(x)} images of {x.shape[-2]} x {x.shape[-1]} pixels; they must be (..., {len(x)}, {x.shape[-2]}, {x.shape[-1]})')
+    B, (H, W) = len(x), x.shape[-2:]
+    if saliency.shape[-3:] == (B, H, W): return
+    raise InputError(f'saliency maps of shape {tuple(saliency.shape)} do not fit {B} images of {H} x {W} pixels; '
+                     f'they must be (..., {B}, {H}, {W})')
 
 # %% ../../nbs/method/metrics.ipynb #c13590e6
 @dataclass
@@ -84,14 +87,16 @@ def insertion(
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
     places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
 )->Insertion:
-    """Insertion score of saliency maps (Petsiuk et al. 2018; the study's section 5), with 21 fractions from 0 to 1.
+    """Insertion score of saliency maps (Petsiuk et al. 2018; the paper's section 5), with 21 fractions from 0 to 1.
 
     Raises `InputError` for maps that do not fit the images or contain NaN."""
     _check_maps(saliency, x)
     place, size = _places(saliency, places), x[0, 0].numel()
     inner = torch.tensor([int(size*i/20) for i in range(1, 20)])
     base = baseline.expand_as(x)
-    def p(images): return probability(predict(model, images.flatten(0, 1), batch_size), target.repeat(len(images))).view(len(images), len(x))
+    def p(images):
+        z = predict(model, images.flatten(0, 1), batch_size)
+        return probability(z, target.repeat(len(images))).view(len(images), len(x))
     ends = p(torch.stack([base, x]))       # the same for every map
     curve = ends.new_empty(len(place), len(x), 21)
     curve[..., 0], curve[..., 20] = ends
@@ -113,7 +118,7 @@ def _size(picture, options):
 
 def compressed_sizes(
     pixels:Tensor,    # (..., 3, H, W) in [0, 1]
-    codec:str='png',  # 'png' (the study) or 'webp', lossless (PAIR)
+    codec:str='png',  # 'png' (the paper) or 'webp', lossless (PAIR)
 )->Callable[[],Tensor]: # call it for the sizes (...), int64, in bytes
     "Starts to compress pictures, cut to 8 bits, on all cores, and returns at once. Raises `InputError` for an unknown codec."
     if codec not in CODECS: raise InputError(f'codec is {codec!r}; it must be one of {", ".join(CODECS)}')
@@ -173,9 +178,12 @@ class InformationCurves:
 
     def excluded(self)->list: # of texts, one per image of the first map, '' where every curve is defined
         "Why images are left out; the same for every map of an image."
-        prob, correct, size, similar = (v.flatten(0, -3)[0] if v.ndim > 2 else v for v in (self.prob, self.correct.double(), self.bytes, self.msssim))
-        axes = {'entropy: bytes': excluded(size, prob, True)['bytes'], 'MS-SSIM: image too small': excluded(similar, prob, False)['image too small']}
-        why = axes | {f'{name}: {k}': excluded(size, y, True)[k] for name, y in (('SIC', prob), ('AIC', correct)) for k in ('last value', 'no rise')}
+        first = lambda v: v.flatten(0, -3)[0] if v.ndim > 2 else v
+        prob, correct, size, similar = map(first, (self.prob, self.correct.double(), self.bytes, self.msssim))
+        why = {'entropy: bytes': excluded(size, prob, True)['bytes'],
+               'MS-SSIM: image too small': excluded(similar, prob, False)['image too small']}
+        for name, y in (('SIC', prob), ('AIC', correct)):
+            why |= {f'{name}: {k}': v for k, v in excluded(size, y, True).items() if k in ('last value', 'no rise')}
         return ['; '.join(k for k, v in sorted(why.items()) if v[i]) for i in range(len(prob))]
 
 # %% ../../nbs/method/metrics.ipynb #95cf7286
@@ -203,7 +211,7 @@ def information_curves(
     saliency:Tensor,   # (..., B, H, W) saliency maps; leading dimensions are several maps of the same images
     target:Tensor,     # (B,) class indices
     normalize:Callable, # pixels to the network's input, e.g. `Network.normalize`
-    codec:str='png',   # 'png' (the study) or 'webp' (PAIR)
+    codec:str='png',   # 'png' (the paper) or 'webp' (PAIR)
     batch_size:int=64, # images per forward pass
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
     places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
@@ -213,7 +221,7 @@ def information_curves(
     Raises `InputError` for maps that do not fit the images or contain NaN, and for an unknown codec."""
     _check_maps(saliency, pixels)
     place, size, B = _places(saliency, places), pixels[0, 0].numel(), len(pixels)
-    counts = torch.from_numpy(np.linspace(0, size, 25).astype(int))     # its rounding is part of the protocol: int(size*i/24) differs by a pixel
+    counts = torch.from_numpy(np.linspace(0, size, 25).astype(int)) # its rounding is the protocol's: int(size*i/24) differs by a pixel
     def measure(images): # (K, B, 3, H, W) -> four of (K, B)
         K, flat = len(images), images.flatten(0, 1)
         sizes = compressed_sizes(images, codec)
@@ -234,7 +242,7 @@ NEAR_ZERO = .01 # of a map's L1 norm: a sum below it is near zero
 @dataclass
 class Stability:
     "How far two maps of an image are apart, after normalisation."
-    signed:Tensor    # (...,) mean squared difference of the maps divided by their sums, the study's
+    signed:Tensor    # (...,) mean squared difference of the maps divided by their sums, the paper's
     l1:Tensor        # (...,) the same for maps divided by their L1 norms
     near_zero:Tensor # (...,) bool, whether the sum of either map is less than 1 % of its L1 norm
 
@@ -243,7 +251,7 @@ def stability(
     first:Tensor,  # (..., H, W) saliency maps
     second:Tensor, # (..., H, W) of the same images after a disturbance, e.g. JPEG re-encoding
 )->Stability:
-    "Numerical stability (the study's section 5), as it defines it and in a form that does not blow up."
+    "Numerical stability (the paper's section 5), as it defines it and in a form that does not blow up."
     a, b = first.double(), second.double()
     total = lambda v: v.sum((-2, -1), keepdim=True)
     norm = lambda v: total(v.abs())

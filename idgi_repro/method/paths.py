@@ -157,7 +157,9 @@ def _baseline(baseline, x):
     "The baseline, (1 or B, C, H, W) or a number, as a tensor of x's shape."
     b = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
     try: b = b.expand_as(x)
-    except RuntimeError: raise InputError(f'a baseline of shape {tuple(b.shape)} does not fit images of shape {tuple(x.shape)}; give one image, one per image, or a number') from None
+    except RuntimeError:
+        raise InputError(f'a baseline of shape {tuple(b.shape)} does not fit images of shape {tuple(x.shape)}; '
+                         'give one image, one per image, or a number') from None
     if not b.isfinite().all(): raise InputError('the baseline contains NaN or infinity')
     return b
 
@@ -312,17 +314,18 @@ def guided_step(
 
 # %% ../../nbs/method/paths.ipynb #1a4ceee2
 class GuidedPath(Path):
-    "Guided IG's path from `baseline` to the image (Kapishnikov et al. 2021); the paper's constants are the defaults, PAIR's are 0.25 and 0.02."
+    "Guided IG's path from `baseline` to the image (Kapishnikov et al. 2021); PAIR's constants are 0.25 and 0.02."
     def __init__(self,
         baseline:Tensor|float=0., # (1 or B, C, H, W) or a number, in the images' normalised space
         fraction:float=.5,        # share of the features, those with the smallest gradients, that may move in a step
         max_dist:float=1.,        # how far a feature may lag behind or run ahead of the straight line, 0 to 1
         normalize:tuple|None=None, # (mean, std) per channel: move in pixel space; None moves in normalised space
-        pixels:Tensor|None=None,  # (B, C, H, W) the images in [0, 1], where they are known; the published protocol ends at these very numbers
+        pixels:Tensor|None=None,  # (B, C, H, W) the images in [0, 1], where known; the published protocol ends at these very numbers
     ):
         if not 0 < fraction <= 1: raise InputError(f'fraction is {fraction}; it must be above 0 and at most 1')
         if not 0 <= max_dist <= 1: raise InputError(f'max_dist is {max_dist}; it must be between 0 and 1')
-        if pixels is not None and not normalize: raise InputError('pixels are given without normalize=(mean, std), so nothing tells how the network sees them; give both')
+        if pixels is not None and not normalize:
+            raise InputError('pixels are given without normalize=(mean, std), so nothing tells how the network sees them; give both')
         self.baseline, self.fraction, self.max_dist, self.normalize, self.pixels = baseline, fraction, max_dist, normalize, pixels
 
     def ends(self, x): return _baseline(self.baseline, x), x
