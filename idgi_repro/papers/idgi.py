@@ -8,7 +8,7 @@ __all__ = ['METHODS', 'METRICS', 'SIX', 'V1', 'RAISES', 'LOWERS', 'RESIDUAL', 'W
            'as_studied', 'residuals', 'both_weights', 'residual', 'reweighted', 'draw_construction', 'chosen',
            'figures']
 
-# %% ../../nbs/papers/idgi.ipynb #5c94399a
+# %% ../../nbs/papers/idgi.ipynb #614a3188
 from functools import partial
 
 import matplotlib.pyplot as plt, pandas as pd, torch
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+# %% ../../nbs/papers/idgi.ipynb #094e9cf9
 from ..method.paths import BlurPath, GuidedPath, StraightPath
 from ..method.rules import idgi, riemann
 from ..method.theory import construction, landscape
@@ -104,7 +105,7 @@ def both_weights(names):
     twice = {n.replace(V1, '') for n in names if V1 in n} & {*names}
     return [n for n in names if is_residual(n) and n.replace(V1, '') in twice]
 
-# %% ../../nbs/papers/idgi.ipynb #1b754213
+# %% ../../nbs/papers/idgi.ipynb #0e45196d
 def residual(
     cells:dict, # (metric, network, method): (R,) draws
 ):              # (R,), or None unless both kinds of networks are there
@@ -114,6 +115,7 @@ def residual(
     found = {i: average(a) - average(b) for i, (a, b) in enumerate(both) if a and b}
     return average(found) if found else None
 
+# %% ../../nbs/papers/idgi.ipynb #e5eb2671
 def reweighted(
     cells:dict, # (metric, network, method): (R,) draws
 ):              # (R,), or None unless a network is there with both weights
@@ -165,7 +167,7 @@ _MAPS = [
     *_each(PATCHY, "Moran's I with IDGI minus without", gain, ('patchiness',))]
 CLAIMS = (*_RAISES, *_RESIDUAL, *_SENSITIVE, *_LOWERS, *_MAPS)
 
-# %% ../../nbs/papers/idgi.ipynb #55defbd2
+# %% ../../nbs/papers/idgi.ipynb #3237dfb0
 BLUE, RED, YELLOW = (m.colour for m in METHODS[::2])
 
 def _landscape(fig, ax, f, level, x, y):
@@ -177,6 +179,7 @@ def _landscape(fig, ax, f, level, x, y):
     ax.contour(u, v, z, [level], colors=[YELLOW], linewidths=2.5)
     fig.colorbar(shades, ax=ax, label='value of f', ticks=MaxNLocator(6))
 
+# %% ../../nbs/papers/idgi.ipynb #34ac7211
 def _segment(ax, a, b, exact, first, second):
     "A segment from `a` to `b`, the gradient at its start, and the points that IDGI's construction finds."
     arrow = dict(arrowstyle='-|>', shrinkA=0, shrinkB=0)
@@ -188,10 +191,11 @@ def _segment(ax, a, b, exact, first, second):
     for label, (p, marker, colour) in points.items():
         ax.plot(*p, marker, color=colour, mec='k', mew=.7, ms=13 if marker == '*' else 7, label=label, zorder=5)
 
-# %% ../../nbs/papers/idgi.ipynb #8a54215b
+# %% ../../nbs/papers/idgi.ipynb #4428dbce
 _LINES = {'segment': dict(color='k', lw=1.5), 'gradient at $x_j$': dict(color=BLUE, lw=2.5),
           'ray along it': dict(color=BLUE, lw=.8, ls=(0, (3, 2))), 'level set of $f(x_{j+1})$': dict(color=YELLOW, lw=2.5)}
 
+# %% ../../nbs/papers/idgi.ipynb #511789b4
 @styled
 def draw_construction(
     f=landscape,         # (..., 2) -> (...)
@@ -213,7 +217,7 @@ def draw_construction(
     ax.set(xlabel='feature 1', ylabel='feature 2', xlim=x, ylim=y, aspect='equal')
     return fig
 
-# %% ../../nbs/papers/idgi.ipynb #0a418e68
+# %% ../../nbs/papers/idgi.ipynb #b29432ef
 PAPERS = ('insertion', 'aic_entropy', 'aic_msssim', 'insertion_ratio', 'sic_entropy', 'sic_msssim') # as in Figure 4, SIC below AIC
 
 def chosen(
@@ -227,6 +231,7 @@ def _construction_figure():
              "segment's end, and takes the first-order estimate of where that is.")
     return {'construction': Drawing("What IDGI constructs (the paper's Figure 2)", about, draw_construction, own=True)}
 
+# %% ../../nbs/papers/idgi.ipynb #b44e6f00
 def _six_figures(rows, paper):
     "Six metrics by number of steps for one network, on each protocol."
     one, found, metrics = chosen(rows.network.unique()), {}, [paper.metric(c) for c in PAPERS]
@@ -237,7 +242,7 @@ def _six_figures(rows, paper):
         found[f'six-{p}'] = Drawing(title, f'{BARS} Higher is better.', draw, shared(metrics), own=True)
     return found
 
-# %% ../../nbs/papers/idgi.ipynb #896a418f
+# %% ../../nbs/papers/idgi.ipynb #587645da
 _WAYS = ("From the baseline (t = 0) to the image (t = 1), and how much of the path's length lies in each of 128 equal segments. σ is the "
          'width of the blur in pixels.')
 
@@ -247,6 +252,7 @@ def _ways(pixels, paper):
     says = lambda t: f'σ = {way.max_sigma*(1-t):.0f} px'
     return draw_paths(pixels, [(paper.method('ig'), StraightPath(), None), (paper.method('blurig'), way, says)])
 
+# %% ../../nbs/papers/idgi.ipynb #4940007e
 def _photo_figures(photographs, paper):
     "Figures 1, 3 and 5, as far as networks and images are still there; notes on what cannot be drawn."
     if photographs is None: return {}, ["The paper's Figures 1, 3 and 5, which show photographs, are left out."]
@@ -260,6 +266,7 @@ def _photo_figures(photographs, paper):
     if shown := classes or lines: found['paths'] = own(ways, _WAYS, partial(_ways, shown[0][1], paper))
     return found, [*notes, *more]
 
+# %% ../../nbs/papers/idgi.ipynb #b8bbb850
 def figures(
     rows:pd.DataFrame, # from `read`
     manifests:list,    # from `read`

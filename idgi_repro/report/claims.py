@@ -110,7 +110,7 @@ def lowered(
     wide = sd*np.nanquantile(np.nanmax(np.abs(drawn - v[:, :1])/np.where(sd, sd, 1)[:, None], 0), .95)
     return int((middle < 0).sum()), int((middle + wide < 0).sum()), int((middle - wide <= 0).sum())
 
-# %% ../../nbs/report/claims.ipynb #999d9a0c
+# %% ../../nbs/report/claims.ipynb #65514542
 def _root(v): return np.sign(v)*np.sqrt(np.abs(v))
 
 def sizes(
@@ -120,6 +120,7 @@ def sizes(
     base, own, *_ = average(cells)
     return _root(own) - _root(base)
 
+# %% ../../nbs/report/claims.ipynb #f6ee94d1
 def shares(
     cells:dict, # (metric, network, method): (4, R), from `moved`
 ):              # (R,)
@@ -150,6 +151,7 @@ def _cells(claim, s):
 
 def _counts(claim): return claim.combine is lowered # numbers of cells, and no estimate with an interval
 
+# %% ../../nbs/report/claims.ipynb #fdc88f03
 def _test(claim, sample):
     "Estimate, low, high, images of the smallest cell and verdict of a claim."
     cells, images = _cells(claim, sample) if sample else ({}, 0)
@@ -159,7 +161,7 @@ def _test(claim, sample):
     said = [f'{v} of {len(cells)}' for v in found] if _counts(claim) else found
     return *(said if images > 1 else [said[0], 'undefined', 'undefined']), str(images), verdict(claim, *found[1:], images)
 
-# %% ../../nbs/report/claims.ipynb #55f60df3
+# %% ../../nbs/report/claims.ipynb #32ecee3c
 CLAIMED = ('Estimates, means over networks and methods, with bootstrap 95 % intervals over images, which are drawn with all of their '
            'rows, in all networks that have them; networks and methods are taken as given, and no interval is widened for there '
            'being many, but for those that say how many cells are lowered. Change from the fewest to the most steps: root of the '
@@ -168,6 +170,7 @@ CLAIMED = ('Estimates, means over networks and methods, with bootstrap 95 % inte
            'Supported: the whole interval lies on the side on which the claim holds; contradicted: on the other; undecided: neither, '
            f'or fewer than {MIN_IMAGES} images.')
 
+# %% ../../nbs/report/claims.ipynb #5e989bce
 def _samples(rows, paper):
     "A sample for every protocol, and one of either."
     if not paper.claims: return {}
@@ -182,6 +185,7 @@ def _line(claim, protocol, sample):
     with np.errstate(invalid='ignore', divide='ignore'):       # a draw may miss all images of a cell
         return claim.text, claim.statistic, side, f'{protocol} protocol{steps*(protocol != "any")}', *_test(claim, sample)
 
+# %% ../../nbs/report/claims.ipynb #05f497f1
 def claims(
     rows:pd.DataFrame, # from `read`
     paper:Paper,       # whose claims are tested

@@ -41,7 +41,7 @@ def _tex(text):
 
 def _css(text): return ' class="none"' if text in (NOT_RUN, NO_MASKS) else ''
 
-# %% ../../nbs/report/formats.ipynb #24ff176e
+# %% ../../nbs/report/formats.ipynb #63eec41d
 WIDE, LONG = 24, 40 # characters beyond which a LaTeX column breaks its texts into lines, and lines beyond which a table breaks over pages
 
 def _environment(columns, caption, head, body, long):
@@ -53,6 +53,7 @@ def _environment(columns, caption, head, body, long):
     begin = [f'{{{small}', f'\\begin{{longtable}}{{{columns}}}', f'{caption}\\\\']
     return [*begin, *top, '\\endfirsthead', *top, '\\endhead', *lines, '\\end{longtable}}']
 
+# %% ../../nbs/report/formats.ipynb #45f97c9a
 def _latex(head, body, caption, label):
     "A LaTeX table of texts."
     line = lambda cells: f'{" & ".join(map(_tex, cells))} \\\\'

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+# %% ../../nbs/report/maps.ipynb #342e8e83
 from ..errors import InputError
 from ..method.gradients import predict, prepare
 from ..method.metrics import step_lengths
@@ -26,6 +27,7 @@ from ..study.scene import Subject, maps_of, seed_of
 # %% ../../nbs/report/maps.ipynb #91d6e9c3
 SCALED = 'Signed maps, each scaled by its own 99.5 % quantile'
 
+# %% ../../nbs/report/maps.ipynb #7a67e906
 def show(
     ax,       # to draw on
     picture,  # (3, H, W) in [0, 1], or a map (H, W)
@@ -38,6 +40,7 @@ def show(
     ax.spines[:].set_visible(False)
     return ax.imshow(np.moveaxis(a, 0, -1).clip(0, 1)) if a.ndim == 3 else ax.imshow(a, cmap='RdBu_r', vmin=-top, vmax=top)
 
+# %% ../../nbs/report/maps.ipynb #ab4ee7af
 def _scale(fig, image, **kw):
     "The scale that all maps share once each is divided by its quantile."
     bar = fig.colorbar(image, orientation='horizontal', **kw)
@@ -113,6 +116,7 @@ def _first(manifests):
     "Each network's first manifest, on the first protocol."
     return {m['network']: m for m in sorted(manifests, key=lambda m: (m['shard']['protocol'], m['file']), reverse=True)}
 
+# %% ../../nbs/report/maps.ipynb #d6c17b75
 def _row(rows, manifest, which):
     "The row of an image of the results, counted among those that most networks have."
     name, protocol = manifest['network'], manifest['shard']['protocol']
@@ -121,13 +125,14 @@ def _row(rows, manifest, which):
     if not 0 <= which < len(names): raise InputError(f'maps_of is {which}, but {name} has {len(names)} image{"s"*(len(names) > 1)}')
     return here[here['name'] == names[which]].iloc[0]
 
-# %% ../../nbs/report/maps.ipynb #cddccf77
+# %% ../../nbs/report/maps.ipynb #b8b11438
 def _network(manifest):
     "The network of a manifest. Raises `InputError` where it can no longer be had."
     net = load(manifest['shard']['network'])
     if net.fingerprint() != manifest.get('weights'): raise InputError(f'{manifest["network"]} no longer has the weights of the results')
     return net
 
+# %% ../../nbs/report/maps.ipynb #6be06b5a
 def _photograph(net, row, data):
     "The image of a row as a batch of one. Raises `InputError` where it can no longer be had."
     items = [i for i in open_images(data) if i.name == row['name'] and i.label in (None, row['label'])]
@@ -135,6 +140,7 @@ def _photograph(net, row, data):
     if not batch.index: raise InputError(f'{row["name"]} can no longer be read from {data}')
     return batch
 
+# %% ../../nbs/report/maps.ipynb #2a26b812
 def _maps(paper, manifest, net, batch, target):
     "The maps of a shard's methods, on its protocol and at its largest number of steps."
     s = manifest['shard']
@@ -166,6 +172,7 @@ def _two(paper, manifest, net, batch):
     said = lambda c: f'{net.category(c)}\n' + (f'{float(p[c]):.1%}' if p[c] >= .001 else 'under 0.1%')
     return [(said(c), batch.pixels[0], _maps(paper, manifest, net, batch, c)) for c in p.topk(2).indices.tolist()]
 
+# %% ../../nbs/report/maps.ipynb #87ca0a1d
 def class_lines(
     rows:pd.DataFrame, # from `read`
     manifests:list,    # from `read`
@@ -211,6 +218,7 @@ def _strip(row, x, method, path, says, at):
         if says: ax.set_xlabel(says(t), fontsize=8)
     row[0].set_ylabel(method.title)
 
+# %% ../../nbs/report/maps.ipynb #12719ff9
 def _lengths(left, right, x, method, path, steps):
     "How much of a path's length lies in each of its segments, and up to each of its points, in per cent."
     lengths = step_lengths(path, x, steps)[:, 0].numpy()[::path.sign]
@@ -219,7 +227,7 @@ def _lengths(left, right, x, method, path, steps):
     left.plot((np.arange(steps) + .5)/steps, change, **look)
     right.plot(np.arange(steps + 1)/steps, np.r_[0, change.cumsum()], **look)
 
-# %% ../../nbs/report/maps.ipynb #586e4873
+# %% ../../nbs/report/maps.ipynb #a471f756
 @styled
 def draw_paths(
     pixels,        # (3, H, W) in [0, 1]
@@ -238,6 +246,7 @@ def draw_paths(
     _way_axes(left, right, steps)
     return fig
 
+# %% ../../nbs/report/maps.ipynb #08435c43
 def _way_axes(left, right, steps):
     "What the axes below the pictures say."
     left.set(yscale='log', ylabel=f'change in one of {steps} segments\n(% of the path\'s length, L2)')

@@ -18,6 +18,7 @@ import gc, json, os, sys, warnings
 import matplotlib.pyplot as plt, pandas as pd, torch
 from matplotlib.figure import Figure
 
+# %% ../../nbs/report/page.ipynb #490691e3
 from ..files import whole
 from ..records import Paper
 from .figures import all_figures
@@ -36,6 +37,7 @@ def about(
     if not data.startswith('embedded'): return data
     return f"{data}, the embedded set: synthetic shapes over scikit-image's photographs, not ImageNet"
 
+# %% ../../nbs/report/page.ipynb #ac070d7b
 def invented(
     rows:pd.DataFrame, # from `read`
 )->list[str]:          # notes
@@ -49,6 +51,7 @@ HASHES = ('Images: correctly classified ones, chosen by seed. Weights: hash of w
 
 def _all(values): return ', '.join(map(str, sorted({v for v in values if v is not None})))
 
+# %% ../../nbs/report/page.ipynb #162e9b58
 def _run(manifests, paper):
     "What a network, data and protocol was run with, as cells."
     shards, of = [m['shard'] for m in manifests], lambda key: _all(m.get(key) for m in manifests)
@@ -58,6 +61,7 @@ def _run(manifests, paper):
     return dict(methods=methods, steps=steps, seed=seed, weights=of('weights'), package=of('version'), code=code, torch=of('torch'),
                 device=of('device')) | {'time (min)': f'{time:.1f}'}
 
+# %% ../../nbs/report/page.ipynb #5fa927a5
 def runs(
     rows:pd.DataFrame, # from `read`
     manifests:list,    # from `read`
@@ -129,6 +133,7 @@ def _files(names):
         plt.close(figure)
     return found
 
+# %% ../../nbs/report/page.ipynb #2cacce39
 def _forked(jobs, processes):
     "`_files` of every job, in processes that share what is there."
     with warnings.catch_warnings():  # of forking where there are threads: these hold nothing that drawing needs, and PyTorch's are not used
@@ -189,6 +194,7 @@ def _parts(rows, manifests, paper, tables, figures, files, notes):
             "The paper's figures": shown(True), 'More figures': shown(False),
             'Tables': [_section(t) for k, t in tables.items() if k != 'claims']}
 
+# %% ../../nbs/report/page.ipynb #0e35ff08
 def page(
     rows:pd.DataFrame, # from `read`
     manifests:list,    # from `read`

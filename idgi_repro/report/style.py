@@ -32,10 +32,11 @@ class Drawing:
     @property
     def figure(self)->Figure: return self.draw()
 
-# %% ../../nbs/report/style.ipynb #5ded6747
+# %% ../../nbs/report/style.ipynb #79041820
 RC = {'text.parse_math': False, 'axes.titlesize': 9, 'axes.labelsize': 9, 'legend.frameon': False, 'figure.max_open_warning': 0,
       'grid.linewidth': .5, 'lines.linewidth': 1.3, 'lines.markersize': 5}
 
+# %% ../../nbs/report/style.ipynb #b7c64220
 def styled(draw):
     "Gives the figures that `draw` makes the house style and leaves matplotlib's settings as they were."
     @wraps(draw)
@@ -47,7 +48,7 @@ def styled(draw):
         return figure
     return wrapper
 
-# %% ../../nbs/report/style.ipynb #401ad2fe
+# %% ../../nbs/report/style.ipynb #e16ffff3
 def _broken(text, width, parts):
     "Lines of at most about `width` characters, broken after the `parts` that the pattern finds."
     lines = ['']
@@ -56,6 +57,7 @@ def _broken(text, width, parts):
         lines[-1] += part
     return [l.strip() for l in lines]
 
+# %% ../../nbs/report/style.ipynb #33336f5f
 def wrap(
     text:str,  # any
     width:int, # characters
@@ -66,7 +68,7 @@ def wrap(
     fewest = len(_broken(text, width, parts))
     return '\n'.join(next(l for w in range(width + 1) if len(l := _broken(text, w, parts)) <= fewest))
 
-# %% ../../nbs/report/style.ipynb #059ba4bd
+# %% ../../nbs/report/style.ipynb #df6084ad
 def panels(
     n:int,        # how many
     across:int,   # at most so many to a row
@@ -77,11 +79,12 @@ def panels(
     "A figure of equal panels, wide enough for its legend. Raises `InputError` for none."
     if not n: raise InputError('there is nothing to draw: none of this was run')
     across = min(across, n)
-    size = max(4.8, width*across), height*-(-n//across) + .6
+    size = max(5.2, width*across), height*-(-n//across) + .6
     fig, axes = plt.subplots(-(-n//across), across, figsize=size, layout='constrained', squeeze=False, **kw)
     for ax in axes.flat[n:]: ax.remove()
     return fig, axes.flat[:n]
 
+# %% ../../nbs/report/style.ipynb #d2a87ba5
 def legend(
     fig:Figure, # to draw on
     looks:dict, # label: settings of `Axes.plot`
@@ -91,13 +94,14 @@ def legend(
     columns = len(handles) if len(handles) < 4 else -(-len(handles)//2) if len(handles) < 9 else -(-len(handles)//3)
     fig.legend(handles=handles, loc='outside lower center', ncols=columns, handlelength=3.2)
 
+# %% ../../nbs/report/style.ipynb #fed0171a
 def look(
     method:Method, # one of a paper's
 )->dict:           # settings of `Axes.plot`
     "How a method's line looks: without a base dashed and hollow, with one solid and filled."
     return dict(color=method.colour, marker=method.marker) | (dict(ls='-') if method.base else dict(ls=(0, (3, 1.5)), mfc='white'))
 
-# %% ../../nbs/report/style.ipynb #8ba6026d
+# %% ../../nbs/report/style.ipynb #f644c839
 def ticks(
     axis,       # of an `Axes`
     bins=4,     # how many, about
@@ -107,6 +111,7 @@ def ticks(
     number = lambda v, _: re.sub('e([+-])0*', lambda e: 'e-' if e[1] == '-' else 'e', f'{v/factor:.4g}').replace('-', '−')
     axis.set(major_locator=MaxNLocator(bins), major_formatter=FuncFormatter(number))
 
+# %% ../../nbs/report/style.ipynb #5498abf7
 def power(p:int)->str:
     "A power of ten as text."
     return f'10{str(p).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))}'
@@ -118,12 +123,13 @@ def scaled(ax, unit, bins=4):
     ticks(ax.xaxis, bins, 10.**p)
     return f'{power(p)} × {unit}' if p else unit
 
+# %% ../../nbs/report/style.ipynb #babea844
 def powers(axis):
     "Ticks at powers of ten."
     number = FuncFormatter(lambda v, _: power(round(np.log10(v))))
     axis.set(major_locator=LogLocator(numticks=6), minor_locator=NullLocator(), major_formatter=number)
 
-# %% ../../nbs/report/style.ipynb #d6ed6053
+# %% ../../nbs/report/style.ipynb #3a229be3
 def _apart(ax, wanted, least=.2):
     "Those of the positions that are in view and stay apart from the earlier ones."
     place, kept = lambda v: ax.transLimits.transform(ax.transScale.transform((v, 0)))[0], [0.]
@@ -131,6 +137,7 @@ def _apart(ax, wanted, least=.2):
         if 0 <= place(v) <= 1 and min(abs(place(v) - place(t)) for t in kept) > least: kept.append(v)
     return sorted(kept)
 
+# %% ../../nbs/report/style.ipynb #119eb102
 def both_sides(ax, unit):
     "Makes the horizontal axis logarithmic on both sides of zero, with as many ticks as stay apart. Returns the unit to say."
     x = np.array([v for l in ax.lines[1:] for v in l.get_xdata() if np.isfinite(v)])

@@ -22,6 +22,7 @@ def bare_name(
     "The network's own name, without the file that it comes from and the images that a report on several sets names."
     return network.split(' on ')[0].split(':')[-1]
 
+# %% ../../nbs/report/tables.ipynb #aa33ae8b
 def network_names(
     rows:pd.DataFrame, # from `read`
     paper:Paper,       # whose networks are listed
@@ -61,6 +62,7 @@ def without_masks(
     "The groups in which a metric that needs masks has none."
     return dict.fromkeys(rows[~rows['data'].str.startswith('embedded')].groupby(by).groups, NO_MASKS) if metric.masks else {}
 
+# %% ../../nbs/report/tables.ipynb #2b122220
 def reported(
     rows:pd.DataFrame, # from `read`
     by:list[str],      # columns that make the groups, two or more
@@ -109,6 +111,7 @@ def _of_steps(here, paper, metric, steps):
     images = lambda k: _images(at(count, k, n) for n in steps)
     return [{'metric': metric.title, 'method': k.title, **cells(k), 'images': images(k)} for k in paper.methods]
 
+# %% ../../nbs/report/tables.ipynb #a363bbf0
 def _statistics(paper):
     "What is done over images, in a sentence, and what else there is to say of the metrics."
     said, how = {}, lambda m: 'number of maps' if m.counted else statistic_of(m).__doc__.rstrip('.').lower()
@@ -171,6 +174,7 @@ def _differences(base, own, by, keys, metric):
         lines.append(dict(zip(by, k)) | _difference(*(values(f.iloc[i], metric) for f in (base, own)), metric, none.get(k)))
     return lines
 
+# %% ../../nbs/report/tables.ipynb #dddc25c4
 def _compared(base, own, rows, paper, methods):
     "The differences of every metric that compares methods, by network and method."
     keys = [(n, m.name) for n in network_names(rows, paper) for m in methods]
@@ -184,6 +188,7 @@ def _with_bases(rows, paper):
     found = [pairs(rows, 'method', m.base, m.name) for m in paper.compared()]
     return [pd.concat(part) for part in zip(*found)] or [rows[:0]]*2
 
+# %% ../../nbs/report/tables.ipynb #9a047592
 def gains(
     rows:pd.DataFrame,  # from `read`
     paper:Paper,        # that says what is compared with what
@@ -208,7 +213,7 @@ def protocols(
     frame = _compared(*pairs(_at(rows, steps), 'protocol', 'corrected', 'published'), rows, paper, paper.methods)
     return Table(f'Published protocol against corrected, {steps} steps', f'Published minus corrected. {PAIRED}', frame, '+')
 
-# %% ../../nbs/report/tables.ipynb #c8e8b4d1
+# %% ../../nbs/report/tables.ipynb #cef02bde
 def _steps_tables(rows, paper, protocol):
     "The tables by steps of one protocol, by file name; two networks may make the same."
     tables = {}
@@ -218,6 +223,7 @@ def _steps_tables(rows, paper, protocol):
         tables[name] = by_steps(rows, paper, network, protocol)
     return tables
 
+# %% ../../nbs/report/tables.ipynb #6fbf4417
 def all_tables(
     rows:pd.DataFrame, # from `read`
     paper:Paper,       # that they are of
