@@ -18,9 +18,11 @@ from idgi_repro.method.rules import idgi, riemann
 from idgi_repro.study.embedded import PHOTOGRAPHS
 from idgi_repro.study.images import Photo, load_batch
 from idgi_repro.method.gradients import evaluating, predict, prepare, probability
-from idgi_repro.method.metrics import CODECS, _pool, _size, information_curves, insert, insertion, ranks
+from idgi_repro.method.information import CODECS, _pool, _size, information_curves
+from idgi_repro.method.metrics import insert, insertion, ranks
 from idgi_repro.study.models import Network
-from idgi_repro.method.paths import BlurPath, GuidedPath, StraightPath
+from idgi_repro.method.guided import GuidedPath
+from idgi_repro.method.paths import BlurPath, StraightPath
 from idgi_repro.study.shard import Shard, black_of, rows_of, study_maps, views
 
 LIMITS = {'IG walk': 1.05, 'BlurIG walk': 1.05, 'GIG walk': 1.10, 'scoring': 1.15}      # at most, over the floor

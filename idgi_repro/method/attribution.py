@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .gradients import _check_target, _in_batches, _seen, evaluating, predict, probability
-from .paths import BlurPath, GuidedPath, Look, Path, StraightPath
+from .guided import GuidedPath
+from .paths import BlurPath, Look, Path, StraightPath
 from .rules import Rule, Segment, as_rules, idgi, riemann
 from .theory import hessian_vector
 from ..records import check_steps

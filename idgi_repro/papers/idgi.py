@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 # %% ../../nbs/papers/idgi.ipynb #094e9cf9
-from ..method.paths import BlurPath, GuidedPath, StraightPath
+from ..method.guided import GuidedPath
+from ..method.paths import BlurPath, StraightPath
 from ..method.rules import idgi, riemann
 from ..method.theory import construction, landscape
 from ..records import Claim, Method, Metric, Paper

@@ -8,7 +8,6 @@ __all__ = ['BARS', 'PER_FIGURE', 'ran', 'curve_of', 'curves', 'by_metric', 'info
 
 # %% ../../nbs/report/figures.ipynb #1f6dd1c9
 from functools import partial
-from itertools import product
 
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ..method.attribution import attribute, saliency
 from ..method.gradients import predict, probability
-from ..method.metrics import CURVES, area, concentration, distance, energy_inside, information_curves, insertion
+from ..method.information import CURVES, area, information_curves
+from ..method.metrics import concentration, distance, energy_inside, insertion
 from ..method.metrics import patchiness, pointing, ranks, stability, step_lengths
 from ..method.paths import Curve
 from ..method.rules import as_rules
