@@ -21,7 +21,7 @@ from .papers.loading import load_paper
 from .report.results import result_files
 from .study.parameters import Study, configured
 from .study.shard import Shard, code_of
-from .study.workflow import make_choice, parameters, pending, read_choice, remarks
+from .study.workflow import make_choice, parameters, pending, read_choice, remarks, shards_of
 
 # %% ../nbs/jobs.ipynb #0fa2dcfb
 def progress(total, what):
@@ -137,6 +137,7 @@ def run_study(
 )->Path: # the results folder
     "Runs the shards that do not stand yet, one after the other. Raises `InputError` for anything that cannot be used."
     paper, began = load_paper(study.paper), time.monotonic()
+    shards_of(study, paper) # what cannot be is said before images are selected
     choices = [make_choice(study, paper, n) for n in study.networks]
     for found in choices: _say(study, found)
     wanted = sum(len(found['shards']) for found in choices)

@@ -221,7 +221,7 @@ def test_help_comes_at_once(argv, option):
 
 AT_ONCE = ['study --grids closed', 'study --config old.yaml', 'study --steps 0', 'study --no-stability', 'explain a.png --grid study']
 
-@pytest.mark.parametrize('argv', map(str.split, AT_ONCE), ids=AT_ONCE)
+@pytest.mark.parametrize('argv', [a.split() for a in AT_ONCE], ids=AT_ONCE)
 def test_mistakes_are_answered_at_once(argv, tmp_path):
     "All that can be said without the networks."
     (tmp_path/'old.yaml').write_text('grids: [closed]')
