@@ -58,7 +58,9 @@ def check_parameters(
         if k not in known: raise InputError(f'the notebook {name} has no parameter {k!r}; it has {", ".join(known)}')
         if name != 'shard': check_kind(k, v, stated[k]['inferred_type_name'])
     if name == 'choose': configured(parameters['configuration'])
-    if name == 'shard': Shard(**{k: literal_eval(v['default']) for k, v in stated.items() if k in known} | parameters)
+    if name != 'shard': return
+    shard = Shard(**{k: literal_eval(v['default']) for k, v in stated.items() if k in known} | parameters)
+    shard.of(load_paper(shard.paper))
 
 class _Quiet:
     "Within it papermill does not remark on parameters that a notebook does not state."
@@ -84,8 +86,8 @@ def execute(
     "A papermill run of an experiment notebook. Raises `InputError` for parameters that it does not take, before a kernel starts, for one inside the notebook, and where memory does not suffice."
     import papermill as pm
     from nbclient.exceptions import DeadKernelError
-    parameters = json.loads(json.dumps(parameters))
     check_parameters(name, parameters)
+    parameters = json.loads(json.dumps(parameters)) # papermill writes no tuples
     out, err = _Lines(r'^progress ([\d.]+)$', lambda share: tick(float(share))), _Lines('^idgi-repro: .*$', lambda line: print(line, file=sys.stderr))
     try:
         executed.parent.mkdir(parents=True, exist_ok=True)
