@@ -6,7 +6,7 @@
 __all__ = ['SAMPLE', 'explain', 'check', 'main']
 
 # %% ../nbs/cli.ipynb #0bdce5c0
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 import argparse, os, re, sys
 
@@ -182,7 +182,8 @@ def _study(arguments):
     "The study that `idgi-repro study`'s arguments ask for."
     given = {k: v for k, v in vars(arguments).items() if k not in ('command', 'config', 'dry_run')}
     found = (read_config(arguments.config) if 'config' in arguments else {}) | given
-    return configured(found if 'device' in found else found | dict(device=_device()))
+    study = configured(found) # mistakes are answered before torch is imported
+    return study if 'device' in found else replace(study, device=_device())
 
 def _words(argv):
     "Refuses the options of earlier versions, with the new words."

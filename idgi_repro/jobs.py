@@ -21,7 +21,7 @@ from .papers.loading import load_paper
 from .report.results import result_files
 from .study.parameters import Study, configured
 from .study.shard import Shard, code_of
-from .study.workflow import make_choice, parameters, pending, read_choice, remarks
+from .study.workflow import make_choice, parameters, pending, read_choice, remarks, shards_of
 
 # %% ../nbs/jobs.ipynb #0fa2dcfb
 def progress(total, what):
@@ -59,7 +59,9 @@ def check_parameters(
         if k not in known: raise InputError(f'the notebook {name} has no parameter {k!r}; it has {", ".join(known)}')
         if name != 'shard': check_kind(k, v, stated[k]['inferred_type_name'])
     if name == 'choose': configured(parameters['configuration'])
-    if name == 'shard': Shard(**{k: literal_eval(v['default']) for k, v in stated.items() if k in known} | parameters)
+    if name != 'shard': return
+    shard = Shard(**{k: literal_eval(v['default']) for k, v in stated.items() if k in known} | parameters)
+    shard.of(load_paper(shard.paper))
 
 class _Quiet:
     "Within it papermill does not remark on parameters that a notebook does not state."
@@ -87,8 +89,8 @@ def execute(
     for one inside the notebook, and where memory does not suffice."""
     import papermill as pm
     from nbclient.exceptions import DeadKernelError
-    parameters = json.loads(json.dumps(parameters))
     check_parameters(name, parameters)
+    parameters = json.loads(json.dumps(parameters)) # papermill writes no tuples
     out = _Lines(r'^progress ([\d.]+)$', lambda share: tick(float(share)))
     err = _Lines('^idgi-repro: .*$', lambda line: print(line, file=sys.stderr))
     try:
@@ -142,6 +144,7 @@ def run_study(
 )->Path: # the results folder
     "Runs the shards that do not stand yet, one after the other. Raises `InputError` for anything that cannot be used."
     paper, began = load_paper(study.paper), time.monotonic()
+    shards_of(study, paper) # what cannot be is said before images are selected
     choices = [make_choice(study, paper, n) for n in study.networks]
     for found in choices: _say(study, found)
     wanted = sum(len(found['shards']) for found in choices)

@@ -3,7 +3,8 @@ import os
 from pathlib import Path
 from urllib.error import URLError
 
-os.environ.setdefault('OMP_WAIT_POLICY', 'passive')    # threads that spin while they wait make busy machines slower still; read when torch is imported
+# threads that spin while they wait make busy machines slower still; read when torch is imported
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 import pytest, torch
 

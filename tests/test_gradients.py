@@ -12,7 +12,9 @@ from reference import Function, image, look, pictures, smooth
 SCORES = [probability, logit, contrast]
 
 
-@pytest.mark.parametrize('score,expected', [(probability, [1/2, 1/6]), (logit, [3., 1.]), (contrast, [3/3, 1/5])], ids=['probability', 'logit', 'contrast'])
+KNOWN = [(probability, [1/2, 1/6]), (logit, [3., 1.]), (contrast, [3/3, 1/5])]
+
+@pytest.mark.parametrize('score,expected', KNOWN, ids=['probability', 'logit', 'contrast'])
 def test_scores_of_known_logits(score, expected):
     "exp(logits) are 3, 2, 1: probabilities 3/6 and 1/6, odds 3 : 3 and 1 : 5."
     got = score(torch.tensor([[3., 2, 1]]).log().repeat(2, 1), torch.tensor([0, 2]))

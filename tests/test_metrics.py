@@ -8,8 +8,9 @@ from scipy.interpolate import interp1d
 from torch import nn
 
 from idgi_repro.errors import InputError
-from idgi_repro.metrics import (CODECS, CURVES, area, compressed_sizes, concentration, distance, energy_inside, excluded, information_curve, information_curves, insertion,
-                                patchiness, pointing, ranks, stability, step_lengths)
+from idgi_repro.method.metrics import (CODECS, CURVES, area, compressed_sizes, concentration, distance, energy_inside, excluded,
+                                       information_curve, information_curves, insertion, patchiness, pointing, ranks, stability,
+                                       step_lengths)
 from idgi_repro.method.paths import BlurPath, StraightPath
 
 SIDE = 176     # MS-SSIM needs more than 160
@@ -43,7 +44,8 @@ def test_a_perfect_map_its_reverse_and_a_constant(case):
     score = insertion(Bright(), pixels, maps, torch.tensor([1]), torch.zeros(1)).score[:, 0]
     assert score[0] > score[2] > score[1]
     found = curves(case)
-    for c in ('sic_entropy', 'aic_entropy'):                   # MS-SSIM rises with the detail that the perfect map shows first, so there the order is another
+    # MS-SSIM rises with the detail that the perfect map shows first, so there the order is another
+    for c in ('sic_entropy', 'aic_entropy'):
         a = area(getattr(found, c))[:, 0]
         assert a[0] > a[2] > a[1], c
     assert found.excluded() == ['']
@@ -74,7 +76,8 @@ def test_the_three_reasons_for_exclusion(prob, size, reasons):
     assert [k for k, v in excluded(x, y, True).items() if v] == reasons
     assert bool(information_curve(x, y, True).isnan().all()) == bool(reasons)
     assert 'bytes' not in excluded(x, y, False) and not excluded(x, y, False)['image too small']
-    assert excluded(x.where(x < 3, torch.nan), y, False)['image too small'] and information_curve(x.where(x < 3, torch.nan), y, False).isnan().all()
+    lost = x.where(x < 3, torch.nan)
+    assert excluded(lost, y, False)['image too small'] and information_curve(lost, y, False).isnan().all()
 
 
 def plain(x, y, entropy):
