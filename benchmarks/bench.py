@@ -284,8 +284,8 @@ def report(table, scales, on, rounds, points):
     by_n = scales[scales.by == 'n']
     peak = f'{by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]:.3f} (wanted ≤ 1.05)'
     about = (f'{title(on)}; {rounds} rounds, batches of {points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios '
-             "are medians of the rounds', with their smallest and largest; what is `over the floor` has twice the rounds, and other packages "
-             'run in a process of their own.')
+             "are medians of the rounds', with their smallest and largest; what is `over the floor` has twice the rounds, and other "
+             'packages run in a process of their own.')
     size = (f'Peak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}, 8 points per pass: {peak}, each the median of '
             'three processes, or of one if quick.')
     parts = [f'# Benchmarks\n\n{about}\n', table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\n{size}\n',
