@@ -16,14 +16,6 @@ from torch import nn
 
 from idgi_repro.method.attribution import attribute, saliency
 from idgi_repro.method.gradients import evaluating, predict, prepare, probability
-<<<<<<< HEAD
-from idgi_repro.method.information import CODECS, _pool, _size, information_curves
-from idgi_repro.method.metrics import insert, insertion, ranks
-from idgi_repro.study.models import Network
-from idgi_repro.method.guided import GuidedPath
-from idgi_repro.method.paths import BlurPath, StraightPath
-from idgi_repro.study.shard import Shard, black_of, rows_of, study_maps, views
-=======
 from idgi_repro.method.information import CODECS, _pool, _size, information_curves
 from idgi_repro.method.metrics import insert, insertion, ranks
 from idgi_repro.method.guided import GuidedPath
@@ -35,7 +27,6 @@ from idgi_repro.study.images import Photo, load_batch
 from idgi_repro.study.models import Network
 from idgi_repro.study.scene import Subject, gradients_of, maps_of, views
 from idgi_repro.study.shard import Shard, rows_of
->>>>>>> wip-protocol
 
 LIMITS = {'IG walk': 1.05, 'BlurIG walk': 1.05, 'GIG walk': 1.10, 'scoring': 1.15}      # at most, over the floor
 FASTER = {'IG, Captum': 1.75, 'IG, PAIR': None, 'GIG, PAIR': 2.6, 'BlurIG, PAIR': 3.7}  # at least
