@@ -28,7 +28,7 @@ from .imagenet import open_images
 from .models import Network, load
 from .parameters import Parameters, option
 from .scene import FORWARD, Scene, Subject, Views, families, gradients_of, maps_count, seed_of, views
-from .selection import choose
+from .selection import CONFIDENT, _verdict, choose
 
 # %% ../../nbs/study/shard.ipynb #7f325e84
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def code_of(
     "Hash of the code that the shard's rows come from."
     methods = [m for family in families(paper, shard.methods) for m in family]
     found = [(m.path, m.rule, m.function, m.of and paper.method(m.of).function, m.exact) for m in methods]
-    core = (rows_of, run, prepare, Network.normalize, Network.pixels, Network.crop_mask, load_batch, decode)
+    core = (_loaded, _networks, _finite_rows, _verdict, CONFIDENT, Network.normalize, Network.pixels, Network.crop_mask, decode)
     return hashlib.sha256(repr([*map(_digests, found), [code_digest(m.function) for m in shard.measurements(paper)], code_digest(*core)]).encode()).hexdigest()[:12]
 
 def _digests(things): return [v if isinstance(v, (str, tuple, type(None))) else code_digest(v) for v in things]
