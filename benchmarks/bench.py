@@ -1,9 +1,10 @@
 """python benchmarks/bench.py [--quick] [--rounds N] [--device cuda] [--out figures/benchmarks] [--sizes]
 
 Speed and memory, side by side: each method against its own floor (the bare gradient calls of the prepared network), against Captum and
-PAIR's `saliency`, the metrics against bare forwards, Pillow and pytorch-msssim, a whole image of the study, and how time and memory scale.
-Whatever is compared runs in turns, other packages in a process of their own, and the ratio is the median of the rounds' ratios, since machines are noisy.
-The network is torchvision's MobileNetV2 with random weights, which are as fast as trained ones and need no download; the photographs are scikit-image's."""
+PAIR's `saliency`, the metrics against bare forwards, Pillow and pytorch-msssim, a whole image of a study, and how time and memory scale.
+Whatever is compared runs in turns, other packages in a process of their own, and the ratio is the median of the rounds' ratios, since
+machines are noisy. The network is torchvision's MobileNetV2 with random weights, which are as fast as trained ones and need no download;
+the photographs are scikit-image's."""
 import argparse, json, os, platform, statistics, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,18 @@ from pytorch_msssim import ms_ssim
 from torch import nn
 
 from idgi_repro.method.attribution import attribute, saliency
+from idgi_repro.method.gradients import evaluating, predict, prepare, probability
+from idgi_repro.method.information import CODECS, _pool, _size, information_curves
+from idgi_repro.method.metrics import insert, insertion, ranks
+from idgi_repro.method.guided import GuidedPath
+from idgi_repro.method.paths import BlurPath, StraightPath
 from idgi_repro.method.rules import idgi, riemann
+from idgi_repro.papers.idgi import PAPER
 from idgi_repro.study.embedded import PHOTOGRAPHS
 from idgi_repro.study.images import Photo, load_batch
-from idgi_repro.method.gradients import evaluating, predict, prepare, probability
-from idgi_repro.method.metrics import CODECS, _pool, _size, information_curves, insert, insertion, ranks
 from idgi_repro.study.models import Network
-from idgi_repro.method.paths import BlurPath, GuidedPath, StraightPath
-from idgi_repro.study.shard import Shard, black_of, rows_of, study_maps, views
+from idgi_repro.study.scene import Subject, gradients_of, maps_of, views
+from idgi_repro.study.shard import Shard, rows_of
 
 LIMITS = {'IG walk': 1.05, 'BlurIG walk': 1.05, 'GIG walk': 1.10, 'scoring': 1.15}      # at most, over the floor
 FASTER = {'IG, Captum': 1.75, 'IG, PAIR': None, 'GIG, PAIR': 2.6, 'BlurIG, PAIR': 3.7}  # at least
@@ -30,7 +35,8 @@ FASTER = {'IG, Captum': 1.75, 'IG, PAIR': None, 'GIG, PAIR': 2.6, 'BlurIG, PAIR'
 def network(device, width=224):
     from torchvision.models import mobilenet_v2
     torch.manual_seed(0)
-    return Network('mobilenet_v2, random weights', mobilenet_v2(weights=None).eval().requires_grad_(False).to(device), resize=round(width*232/224), crop=width)
+    module = mobilenet_v2(weights=None).eval().requires_grad_(False).to(device)
+    return Network('mobilenet_v2, random weights', module, resize=round(width*232/224), crop=width)
 
 def photographs(net, count, device):
     import skimage.data
@@ -39,10 +45,9 @@ def photographs(net, count, device):
     items = (items*count)[:count]
     return items, load_batch(net, items).pixels.to(device)
 
-def subjects(net, pixels):
-    "Normalised photographs, the classes that the network sees, and the black image."
-    x = net.normalize(pixels)
-    return x, predict(net.module, x).argmax(1), black_of(net, pixels)
+def seen(net, pixels):
+    "The photographs as methods see them, with the classes that the network sees."
+    return Subject(net, pixels, predict(net.module, net.normalize(pixels)).argmax(1))
 
 def wait(device):
     if device == 'cuda': torch.cuda.synchronize()
@@ -67,7 +72,10 @@ def row(section, what, ours, floor, limit, calls, least=False):
     ratios = [(b/a if least else a/b) for a, b in zip(ours, floor)]
     ratio = statistics.median(ratios)
     met = '' if limit is None else 'yes' if (ratio >= limit if least else ratio <= limit) else 'no'
-    return dict(section=section, what=what, ms=1000*statistics.median(ours)/calls, other_ms=1000*statistics.median(floor)/calls, ratio=ratio, low=min(ratios), high=max(ratios), wanted='' if limit is None else f'{"≥" if least else "≤"} {limit}', met=met)
+    ms = [1000*statistics.median(v)/calls for v in (ours, floor)]
+    wanted = '' if limit is None else f'{"≥" if least else "≤"} {limit}'
+    times = dict(ms=ms[0], other_ms=ms[1], ratio=ratio, low=min(ratios), high=max(ratios))
+    return dict(section=section, what=what, **times, wanted=wanted, met=met)
 
 def bare(model, x, c, points):
     "The gradient calls that a walk cannot do without, and nothing else."
@@ -77,14 +85,18 @@ def bare(model, x, c, points):
             torch.autograd.grad(probability(model(v), c).sum(), v)
 
 
-def floors(net, x, c, black, rounds, n, batch, device):
+RULES = riemann, idgi
+
+def floors(s, rounds, n, batch, device):
     "(a) Each method with both rules over its bare gradient calls, in the same batches."
-    fast, steps, B = prepare(net.module, x[:2]), [n//16, n//8, n//4, n//2, n], len(x)
-    block = max(1, batch//B)
+    x, c, steps, B = s.x, s.target, [n//16, n//8, n//4, n//2, n], len(s.x)
+    fast, block = prepare(s.net.module, x[:2]), max(1, batch//B)
     xs, cs = x.repeat(block, 1, 1, 1), c.repeat(block)
-    go = lambda path, steps: attribute(fast, x, c, path, steps, (riemann, idgi), batch_size=batch)
-    times = turns({'floor': lambda: bare(fast, xs, cs, n//block), 'IG walk': lambda: go(StraightPath(black), steps), 'BlurIG walk': lambda: go(BlurPath(), steps),
-                   'GIG floor': lambda: bare(fast, x, c, n//2), 'GIG walk': lambda: go(GuidedPath(black), [n//2])}, rounds, device)
+    go = lambda path, steps: attribute(fast, x, c, path, steps, RULES, batch_size=batch)
+    times = turns({
+        'floor': lambda: bare(fast, xs, cs, n//block), 'IG walk': lambda: go(StraightPath(s.black), steps),
+        'BlurIG walk': lambda: go(BlurPath(), steps), 'GIG floor': lambda: bare(fast, x, c, n//2),
+        'GIG walk': lambda: go(GuidedPath(s.black), [n//2])}, rounds, device)
     yield row('over the floor', 'IG walk', times['IG walk'], times['floor'], LIMITS['IG walk'], B*n)
     yield row('over the floor', 'BlurIG walk', times['BlurIG walk'], times['floor'], LIMITS['BlurIG walk'], B*n)
     yield row('over the floor', 'GIG walk', times['GIG walk'], times['GIG floor'], LIMITS['GIG walk'], B*(n//2))
@@ -94,19 +106,25 @@ class Probability(nn.Module):
     def __init__(self, net): super().__init__(); self.net = net
     def forward(self, x): return self.net(x).softmax(1)
 
-def others(net, x, c, black, n, batch):
+def _old_quantile():
+    "PAIR's package calls an argument of NumPy's by a name that is gone."
+    quantile = np.quantile
+    np.quantile = lambda *a, interpolation=None, **k: quantile(*a, **k, **({'method': interpolation} if interpolation else {}))
+
+def others(s, n, batch):
     "The same maps by Captum and by PAIR's package, as their users would call them, on the network as it is."
     import captum.attr, saliency.core as pair
-    quantile = np.quantile
-    np.quantile = lambda *a, interpolation=None, **k: quantile(*a, **k, **({'method': interpolation} if interpolation else {}))   # PAIR's name for it is gone from NumPy
-    plain, dark = Probability(net.module), black[0].permute(1, 2, 0).cpu().numpy()
+    _old_quantile()
+    x, c, black = s.x, s.target, s.black
+    plain, dark = Probability(s.net.module), black[0].permute(1, 2, 0).cpu().numpy()
     def gradients(images, call_model_args=None, expected_keys=None):
         v = torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, 1))).float().to(x).requires_grad_()
         g, = torch.autograd.grad(plain(v)[:, call_model_args].sum(), v)
         return {pair.INPUT_OUTPUT_GRADIENTS: np.moveaxis(g.cpu().numpy(), 1, -1)}
     def each(method, **options):
         for i in range(len(x)): method().GetMask(x[i].permute(1, 2, 0).cpu().numpy(), gradients, int(c[i]), **options)
-    return {'Captum': lambda: captum.attr.IntegratedGradients(plain).attribute(x, black.expand_as(x), target=c, n_steps=n, internal_batch_size=batch, method='riemann_left'),
+    theirs, options = captum.attr.IntegratedGradients(plain), dict(n_steps=n, internal_batch_size=batch, method='riemann_left')
+    return {'Captum': lambda: theirs.attribute(x, black.expand_as(x), target=c, **options),
             'PAIR IG': lambda: each(pair.IntegratedGradients, x_baseline=dark, x_steps=n, batch_size=batch),
             'PAIR GIG': lambda: each(pair.GuidedIG, x_baseline=dark, x_steps=n, fraction=.5, max_dist=1.),
             'PAIR BlurIG': lambda: each(pair.BlurIG, max_sigma=50, steps=n, batch_size=batch)}
@@ -114,68 +132,85 @@ def others(net, x, c, black, n, batch):
 def other(device, n, batch, B):
     "A process for the other packages alone, so that they run as their users run them: takes a name a line, answers with seconds."
     net = network(device)
-    x, c, black = subjects(net, photographs(net, B, device)[1])
-    known = others(net, x, c, black, n, batch)
+    known = others(seen(net, photographs(net, B, device)[1]), n, batch)
     for line in sys.stdin:
         print(seconds(known[line.strip()], device), flush=True)
 
-def peers(net, x, c, black, rounds, n, batch, device):
+COMPARED = (('IG, Captum', 'IG', 'Captum'), ('IG, PAIR', 'IG', 'PAIR IG'), ('GIG, PAIR', 'GIG', 'PAIR GIG'),
+            ('BlurIG, PAIR', 'BlurIG', 'PAIR BlurIG'))
+
+def peers(s, rounds, n, batch, device):
     "(b) Each method against the others', in turns, each package in its own process."
-    argv = [sys.executable, __file__, '--other', str(n), str(len(x)), '--device', device, '--points', str(batch)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1) as process:
+    argv = [sys.executable, __file__, '--other', str(n), str(len(s.x)), '--device', device, '--points', str(batch)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1)
+    with subprocess.Popen(argv, **pipes) as process:
         def asked(name):
             print(name, file=process.stdin, flush=True)
             return float(process.stdout.readline())
-        fast = prepare(net.module, x[:2])
-        ours = lambda path: lambda: attribute(fast, x, c, path, (n,), (riemann, idgi), batch_size=batch)
-        times = turns({'IG': ours(StraightPath(black)), 'Captum': lambda: asked('Captum'), 'PAIR IG': lambda: asked('PAIR IG'), 'GIG': ours(GuidedPath(black)), 'PAIR GIG': lambda: asked('PAIR GIG'),
-                       'BlurIG': ours(BlurPath()), 'PAIR BlurIG': lambda: asked('PAIR BlurIG')}, rounds, device)
+        fast = prepare(s.net.module, s.x[:2])
+        ours = lambda path: lambda: attribute(fast, s.x, s.target, path, (n,), RULES, batch_size=batch)
+        theirs = lambda name: lambda: asked(name)
+        times = turns({
+            'IG': ours(StraightPath(s.black)), 'Captum': theirs('Captum'), 'PAIR IG': theirs('PAIR IG'), 'GIG': ours(GuidedPath(s.black)),
+            'PAIR GIG': theirs('PAIR GIG'), 'BlurIG': ours(BlurPath()), 'PAIR BlurIG': theirs('PAIR BlurIG')}, rounds, device)
         process.stdin.close()
-    for what, a, b in (('IG, Captum', 'IG', 'Captum'), ('IG, PAIR', 'IG', 'PAIR IG'), ('GIG, PAIR', 'GIG', 'PAIR GIG'), ('BlurIG, PAIR', 'BlurIG', 'PAIR BlurIG')):
-        yield row('faster than', what, times[a], times[b], FASTER[what], len(x)*n, least=True)
+    for what, a, b in COMPARED: yield row('faster than', what, times[a], times[b], FASTER[what], len(s.x)*n, least=True)
 
 
-def scoring(net, x, pixels, c, black, rounds, batch, device):
-    "(c) Insertion, SIC and AIC, entropy and MS-SSIM, of ten maps of an image, over what they are made of."
-    fast = prepare(net.module, x[:2])
-    maps = torch.stack([saliency(v) for v in attribute(fast, x, c, StraightPath(black), (2, 4, 6, 8, 12), batch_size=batch).values()])
-    blurred, K, B = BlurPath().at(pixels, torch.tensor([.4]))[0].clamp(0, 1), len(maps), len(x)
-    places = ranks(maps).flatten(0, 1)[:, None]
-    shown = torch.cat([insert(pixels[i%B][None], blurred[i%B][None], places[i][None], torch.arange(1, 24)*(x[0, 0].numel()//24))[:, 0] for i in range(K*B)])
-    whole = pixels.repeat_interleave(23, 0).repeat(K, 1, 1, 1)
+def _material(s, maps, blurred):
+    "What scoring cannot do without: the inputs of the forward passes, the pictures that become PNGs, and pairs for MS-SSIM."
+    K, B = len(maps), len(s.x)
+    places, counts = ranks(maps).flatten(0, 1)[:, None], torch.arange(1, 24)*(s.x[0, 0].numel()//24)
+    shown = torch.cat([insert(s.pixels[i%B][None], blurred[i%B][None], places[i][None], counts)[:, 0] for i in range(K*B)])
+    whole = s.pixels.repeat_interleave(23, 0).repeat(K, 1, 1, 1)
     pictures = [*(shown*255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()]
-    inputs = net.normalize(torch.cat([shown, shown[:K*B*19]]))
+    return s.net.normalize(torch.cat([shown, shown[:K*B*19]])), pictures, (shown, whole)
+
+def scoring(s, rounds, batch, device):
+    "(c) Insertion, SIC and AIC, entropy and MS-SSIM, of ten maps of an image, over what they are made of."
+    fast, x, c = prepare(s.net.module, s.x[:2]), s.x, s.target
+    walked = attribute(fast, x, c, StraightPath(s.black), (2, 4, 6, 8, 12), RULES, batch_size=batch)
+    maps = torch.stack([saliency(v) for v in walked.values()])
+    blurred = BlurPath().at(s.pixels, torch.tensor([.4]))[0].clamp(0, 1)
+    inputs, pictures, pairs = _material(s, maps, blurred)
     nhwc = lambda v: v.to(memory_format=torch.channels_last)
     def ours():
         places = ranks(maps)
-        insertion(fast, x, maps, c, black, batch, places=places).score
-        found = information_curves(fast, pixels, blurred, maps, c, net.normalize, batch_size=batch, places=places)
+        insertion(fast, x, maps, c, s.black, batch, places=places).score
+        found = information_curves(fast, s.pixels, blurred, maps, c, s.net.normalize, batch_size=batch, places=places)
         for curve in ('sic_entropy', 'aic_entropy', 'sic_msssim', 'aic_msssim'): getattr(found, curve)
     def similar():
-        for a, b in zip(shown.split(batch), whole.split(batch)): ms_ssim(nhwc(a), nhwc(b), data_range=1, size_average=False)
+        for a, b in zip(*(v.split(batch) for v in pairs)): ms_ssim(nhwc(a), nhwc(b), data_range=1, size_average=False)
     with torch.no_grad():
-        times = turns({'ours': ours, 'forwards': lambda: predict(fast, inputs, batch), 'png': lambda: [*_pool().map(lambda p: _size(p, CODECS['png']), pictures)], 'ms-ssim': similar}, rounds, device)
-    floor = [sum(t) for t in zip(times['forwards'], times['png'], times['ms-ssim'])]
-    yield row('over the floor', 'scoring', times['ours'], floor, LIMITS['scoring'], K*B)
-    for k in ('forwards', 'png', 'ms-ssim'): yield row('of which', k, times[k], floor, None, K*B)
+        times = turns({'ours': ours, 'forwards': lambda: predict(fast, inputs, batch),
+                       'png': lambda: [*_pool().map(lambda p: _size(p, CODECS['png']), pictures)], 'ms-ssim': similar}, rounds, device)
+    calls, parts = len(maps)*len(x), ('forwards', 'png', 'ms-ssim')
+    floor = [sum(t) for t in zip(*(times[k] for k in parts))]
+    yield row('over the floor', 'scoring', times['ours'], floor, LIMITS['scoring'], calls)
+    for k in parts: yield row('of which', k, times[k], floor, None, calls)
 
 
-def whole(net, items, c, rounds, steps, batch, device):
-    "(d) One image of the study: three methods, five step counts, two rules, all metrics, without stability and references."
-    fast, shard = replace(net, module=prepare(net.module, net.normalize(torch.rand(2, 3, net.crop, net.crop, device=device)))), Shard(steps=steps, stability=False)
-    about = [dict(name=str(i), target=int(t), confident=True) for i, t in enumerate(c)]
-    seen, x = views(net, items, device), None
-    x = net.normalize(seen.pixels)
-    gradients = round(sum(max(steps) if m != 'gig' else sum(steps) for m in shard.methods))
-    times = turns({'all': lambda: rows_of(fast, seen, about, shard, batch_size=batch), 'maps': lambda: [study_maps(fast, seen.pixels, c, m, steps, batch_size=batch) for m in shard.methods],
-                   'gradients': lambda: bare(fast.module, x, c, gradients)}, rounds, device)
-    yield row('a whole image', f'maps and metrics, {", ".join(map(str, steps))} steps', times['all'], times['gradients'], None, len(c))
-    yield row('a whole image', 'of which maps', times['maps'], times['gradients'], None, len(c))
+WHOLE = [m.name for m in PAPER.metrics if not m.measurement.walks and not m.measurement.reference] # measured of the maps as they are
+
+def whole(s, items, rounds, steps, batch, device):
+    "(d) One image of a study: all methods, five step counts, and all metrics but stability and references."
+    crop = s.net.crop
+    fast = replace(s.net, module=prepare(s.net.module, s.net.normalize(torch.rand(2, 3, crop, crop, device=device))))
+    shard = Shard(steps=steps, metrics=WHOLE).of(PAPER)
+    about = [dict(name=str(i), target=int(t), confident=True, seed=i) for i, t in enumerate(s.target)]
+    versions, subject = views(s.net, items, device), replace(s, net=fast)
+    gradients = gradients_of(PAPER, shard.methods, steps, shard.protocol)
+    times = turns({'all': lambda: rows_of((fast, s.net), versions, about, shard, PAPER, batch_size=batch),
+                   'maps': lambda: maps_of(PAPER, shard.methods, subject, steps, batch_size=batch),
+                   'gradients': lambda: bare(fast.module, s.x, s.target, gradients)}, rounds, device)
+    what = f'maps and metrics, {", ".join(map(str, steps))} steps'
+    yield row('a whole image', what, times['all'], times['gradients'], None, len(items))
+    yield row('a whole image', 'of which maps', times['maps'], times['gradients'], None, len(items))
 
 
 def high_water():
-    "Largest resident memory of this process so far, in MiB. Linux hands `ru_maxrss` down from the parent, so it is asked for otherwise there."
-    status = Path('/proc/self/status')
+    "Largest resident memory of this process so far, in MiB."
+    status = Path('/proc/self/status')              # Linux hands `ru_maxrss` down from the parent, so it is asked for otherwise there
     if status.exists(): return next(int(l.split()[1]) for l in status.read_text().splitlines() if l.startswith('VmHWM'))/1024
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 1024)
@@ -183,23 +218,27 @@ def high_water():
 def one(n, B, side, device, batch):
     "A walk in this process: seconds, and the peak of its memory in MiB."
     net = network(device, side)
-    _, pixels = photographs(net, B, device)
-    x, c = net.normalize(pixels), torch.arange(B, device=device)
-    model = prepare(net.module, x[:2])
-    attribute(model, x, c, StraightPath(black_of(net, pixels)), (min(n, max(1, batch//B)),), batch_size=batch)
-    took = seconds(lambda: attribute(model, x, c, StraightPath(black_of(net, pixels)), (n,), batch_size=batch), device)
+    s = Subject(net, photographs(net, B, device)[1], torch.arange(B, device=device))
+    model = prepare(net.module, s.x[:2])
+    walk = lambda n: attribute(model, s.x, s.target, StraightPath(s.black), (n,), RULES, batch_size=batch)
+    walk(min(n, max(1, batch//B)))
+    took = seconds(lambda: walk(n), device)
     peak = torch.cuda.max_memory_allocated()/2**20 if device == 'cuda' else high_water()
     print(json.dumps(dict(seconds=took, peak=peak)))
 
+SIZES = dict(n=(8, 32, 128, 512, 1024), batch=(1, 4, 16, 64), side=(96, 160, 224, 320, 448))
+QUICK_SIZES = dict(n=(8, 64), batch=(1, 4), side=(96, 224))
+
 def scale(device, quick, batch):
     "(e) Time and memory by number of segments, batch and image side, each in a process of its own."
-    for what, values in (('n', (8, 64) if quick else (8, 32, 128, 512, 1024)), ('batch', (1, 4) if quick else (1, 4, 16, 64)), ('side', (96, 224) if quick else (96, 160, 224, 320, 448))):
+    for what, values in (QUICK_SIZES if quick else SIZES).items():
         for v in values:
             a = dict(n=8, batch=1, side=224) | {what: v}
             points = 8 if what == 'n' else batch        # as many per pass for 8 segments as for 1024
+            argv = [sys.executable, __file__, '--one', *map(str, a.values()), '--device', device, '--points', str(points)]
             runs = []
             for _ in range(3 if what == 'n' and not quick else 1):      # the peak of one process and the next differ by some 5 %
-                runs.append(json.loads(subprocess.run([sys.executable, __file__, '--one', str(a['n']), str(a['batch']), str(a['side']), '--device', device, '--points', str(points)], check=True, capture_output=True, text=True).stdout))
+                runs.append(json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout))
                 print('.', end='', file=sys.stderr, flush=True)
             took, peak = (statistics.median(r[k] for r in runs) for k in ('seconds', 'peak'))
             yield dict(by=what, **a, ms_per_point=1000*took/a['n']/a['batch'], peak_mib=peak)
@@ -207,20 +246,26 @@ def scale(device, quick, batch):
 
 def processor():
     info = Path('/proc/cpuinfo')
-    return next((l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')), '') if info.exists() else platform.processor()
+    if not info.exists(): return platform.processor()
+    return next((l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')), '')
+
+PACKAGES = 'torch', 'torchvision', 'numpy', 'pillow', 'captum', 'saliency', 'pytorch-msssim'
 
 def machine(device):
     import importlib.metadata as m
-    return dict(device=torch.cuda.get_device_name() if device == 'cuda' else f'{processor()}, {torch.get_num_threads()} threads', python=platform.python_version()) | {p: m.version(p) for p in ('torch', 'torchvision', 'numpy', 'pillow', 'captum', 'saliency', 'pytorch-msssim')}
+    name = torch.cuda.get_device_name() if device == 'cuda' else f'{processor()}, {torch.get_num_threads()} threads'
+    return dict(device=name, python=platform.python_version()) | {p: m.version(p) for p in PACKAGES}
 
 def picture(table, scales, title):
     import matplotlib.pyplot as plt, seaborn as sns
     sns.set_theme('paper', 'whitegrid')
     blue, red = '#004488', '#BB5566'
     fig, axes = plt.subplots(1, 3, figsize=(10, 3), layout='constrained', width_ratios=[1.2, 1.2, 1])
-    for ax, part, label, colour in ((axes[0], table[table.section == 'over the floor'], 'time over that of the bare calls', blue), (axes[1], table[table.section == 'faster than'], 'times as fast', red)):
-        y = range(len(part))[::-1]
-        ax.barh(y, part.ratio, color=colour, height=.55, xerr=[part.ratio - part.low, part.high - part.ratio], error_kw=dict(lw=1, capsize=2))
+    panels = ('over the floor', 'time over that of the bare calls', blue), ('faster than', 'times as fast', red)
+    for ax, (section, label, colour) in zip(axes, panels):
+        part = table[table.section == section]
+        y, spread = range(len(part))[::-1], [part.ratio - part.low, part.high - part.ratio]
+        ax.barh(y, part.ratio, color=colour, height=.55, xerr=spread, error_kw=dict(lw=1, capsize=2))
         for i, (r, w) in zip(y, zip(part.ratio, part.wanted)):
             ax.text(part.high.max()*1.08, i, f'{r:.2f}' + (f'  (wanted {w})' if w else ''), va='center', fontsize=7.5)
         ax.set(yticks=list(y), yticklabels=part.what, xlabel=label, xlim=(0, part.high.max()*2))
@@ -228,7 +273,8 @@ def picture(table, scales, title):
         ax.grid(axis='y', visible=False)
     by_n = scales[scales.by == 'n']
     axes[2].plot(by_n.n, by_n.peak_mib, 'o-', color=blue)
-    axes[2].set(xscale='log', xlabel='number of segments n', ylabel='peak memory (MiB)', ylim=(0, by_n.peak_mib.max()*1.3), xticks=by_n.n, xticklabels=by_n.n)
+    axes[2].set(xscale='log', xlabel='number of segments n', ylabel='peak memory (MiB)', ylim=(0, by_n.peak_mib.max()*1.3), xticks=by_n.n,
+                xticklabels=by_n.n)
     axes[2].minorticks_off()
     fig.suptitle(title, fontsize=9)
     return fig
@@ -238,9 +284,15 @@ def title(on): return f'{on["device"]}; torch {on["torch"]}; MobileNetV2, 224 pi
 def report(table, scales, on, rounds, points):
     "All that was measured, as Markdown."
     by_n = scales[scales.by == 'n']
-    return '\n'.join([f'# Benchmarks\n\n{title(on)}; {rounds} rounds, batches of {points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios are medians of the rounds\', with their smallest and largest; what is `over the floor` has twice the rounds, and other packages run in a process of their own.\n',
-        table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\nPeak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}, 8 points per pass: {by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]:.3f} (wanted ≤ 1.05), each the median of three processes, or of one if quick.\n', scales.to_markdown(index=False, floatfmt='.1f'),
-        '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n'])
+    peak = f'{by_n.peak_mib.iloc[-1]/by_n.peak_mib.iloc[0]:.3f} (wanted ≤ 1.05)'
+    about = (f'{title(on)}; {rounds} rounds, batches of {points} points. `ms`: ours, per point, per map (scoring) or per image. Ratios '
+             "are medians of the rounds', with their smallest and largest; what is `over the floor` has twice the rounds, and other "
+             'packages run in a process of their own.')
+    size = (f'Peak memory of a walk at n = {by_n.n.iloc[-1]} over n = {by_n.n.iloc[0]}, 8 points per pass: {peak}, each the median of '
+            'three processes, or of one if quick.')
+    parts = [f'# Benchmarks\n\n{about}\n', table.to_markdown(index=False, floatfmt='.2f'), f'\n## Time and memory by size\n\n{size}\n',
+             scales.to_markdown(index=False, floatfmt='.1f'), '\n' + ', '.join(f'{k} {v}' for k, v in on.items()) + '\n']
+    return '\n'.join(parts)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -259,14 +311,15 @@ def main():
     out, name = Path(a.out), 'cuda' if a.device == 'cuda' else 'cpu'
     out.mkdir(parents=True, exist_ok=True)
     if a.sizes:
-        if not (out/f'{name}.json').exists(): p.error(f'{out} holds no {name}.json whose other sections could be kept; leave out --sizes')
+        if not (out/f'{name}.json').exists():
+            p.error(f'{out} holds no {name}.json whose other sections could be kept; leave out --sizes')
         lines = json.loads((out/f'{name}.json').read_text())['table']
     else:
         net = network(a.device)
         items, pixels = photographs(net, B, a.device)
-        x, c, black = subjects(net, pixels)
-        lines = [*floors(net, x, c, black, 2*rounds-1, n, a.points, a.device), *peers(net, x, c, black, max(1, rounds-2), n//2, a.points, a.device), *scoring(net, x[:2], pixels[:2], c[:2], black, rounds, a.points, a.device),
-                 *whole(net, items[:2], c[:2], 1, (2, 4) if a.quick else (8, 16, 32, 64, 128), a.points, a.device)]
+        s, how = seen(net, pixels), (a.points, a.device)
+        lines = [*floors(s, 2*rounds-1, n, *how), *peers(s, max(1, rounds-2), n//2, *how), *scoring(s[:2], rounds, *how),
+                 *whole(s[:2], items[:2], 1, (2, 4) if a.quick else PAPER.steps, *how)]
     table, scales, on = pd.DataFrame(lines), pd.DataFrame(scale(a.device, a.quick, a.points)), machine(a.device)
     text = report(table, scales, on, rounds, a.points)
     (out/f'{name}.md').write_text(text)

@@ -6,14 +6,8 @@ import argparse, multiprocessing, os, sys, tempfile, threading, time
 from pathlib import Path
 
 from bench import high_water, processor
-<<<<<<< HEAD
-from idgi_repro import report as R
-from idgi_repro.study.models import IMAGENET
-from idgi_repro.report.results import result_files, simulate
-=======
 from idgi_repro.report import page as R
 from idgi_repro.report.results import result_files
->>>>>>> wip-results
 
 sys.path.append(str(Path(__file__).resolve().parents[1]/'tests'))
 from simulate import METHODS, PROTOCOLS, simulate
@@ -24,13 +18,8 @@ def peak(): return high_water()/1024 # GiB
 
 def write(folder, rows, shards):
     "Made-up results of at least `rows` rows in `shards` files, a tenth of them for each network."
-<<<<<<< HEAD
-    cells = len(IMAGENET)*len(GRIDS)
-    simulate(folder, IMAGENET, GRIDS, -(-rows//(cells*len(METHODS)*2*len(STEPS))), STEPS, METHODS, shards=shards//cells)
-=======
     cells = len(NETWORKS)*len(PROTOCOLS)
     simulate(folder, NETWORKS, PROTOCOLS, -(-rows//(cells*len(METHODS)*len(STEPS))), STEPS, METHODS, shards=shards//cells)
->>>>>>> wip-results
 
 def private():
     "The memory of the processes that this one has forked, in GiB, without what they share with it."

@@ -1,16 +1,19 @@
 """Integrated-gradient methods with and without IDGI.
 
-The public names, each imported, and torch with it, when it is first used. The one file of the package that is written by hand, but for its version, which nbdev writes."""
+The public names, each imported, and torch with it, when it is first used. The one file of the package
+that is written by hand, but for its version, which nbdev writes."""
 import lazy_loader
 
 __version__ = "0.2.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ['method', 'study', 'report', 'papers', 'cli', 'errors', 'files', 'records'], {
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ['method', 'study', 'report', 'papers', 'cli', 'jobs', 'errors', 'files', 'records'], {
     'method.attribution': ['attribute', 'saliency', 'PathMethod', 'IntegratedGradients', 'GuidedIG', 'BlurIG', 'IDGI', 'NotFinite'],
     'method.gradients': ['probability', 'logit', 'contrast', 'predict', 'value_and_gradient', 'prepare'],
-    'method.paths': ['Path', 'Curve', 'Point', 'StraightPath', 'BlurPath', 'GuidedPath'],
+    'method.paths': ['Path', 'Curve', 'Point', 'StraightPath', 'BlurPath'],
+    'method.guided': ['GuidedPath'],
     'method.rules': ['Rule', 'riemann', 'idgi', 'absolute', 'squares', 'along', 'trapezoid', 'trapezoid_idgi', 'second_order'],
-    'method.metrics': ['insertion', 'information_curves', 'stability', 'energy_inside', 'pointing', 'patchiness', 'distance'],
+    'method.information': ['information_curves'],
+    'method.metrics': ['insertion', 'stability', 'energy_inside', 'pointing', 'patchiness', 'distance'],
     'study.models': ['load', 'Network'],
     'study.images': ['Embedded'],
     'errors': ['InputError'],

@@ -31,8 +31,9 @@ class Method:
     def __post_init__(self):
         ways = [bool(self.path and self.rule), bool(self.function)]
         if sum(ways) != 1 or bool(self.path) != bool(self.rule) or self.of and not self.function:
-            raise InputError(f'the method {self.name!r} must have a path and a rule, or a function of a subject, or a function with `of`; it has '
-                             + (', '.join(k for k in ('path', 'rule', 'function', 'of') if getattr(self, k)) or 'none of them'))
+            has = ', '.join(k for k in ('path', 'rule', 'function', 'of') if getattr(self, k)) or 'none of them'
+            raise InputError(f'the method {self.name!r} must have a path and a rule, or a function of a subject, '
+                             f'or a function with `of`; it has {has}')
         if not self.name or not self.title: raise InputError('a method needs a name and a title')
 
     @property
@@ -63,6 +64,7 @@ class Metric:
     log:bool=False          # whether it is drawn on a logarithmic axis
     compared:bool=True      # whether methods are compared by it; not where it belongs to the path alone
     note:str=''             # what else a table's caption must say
+    axes:tuple=('information', 'score') # what the two axes of its curves say, where the rows hold curves
 
     @property
     def axis(self)->str: return f'{self.title}\n({self.unit})'
@@ -117,8 +119,9 @@ class Paper:
     networks:tuple=() # names that tables list even where they were not run
     steps:tuple=(8, 16, 32, 64, 128) # numbers of segments
     protocols:tuple=('corrected', 'published')
+    note:Callable|None=None # name of a metric or network -> what its table's caption says beside, such as which table of the paper it is
     tables:Callable|None=None  # (rows, paper) -> {file name: Table}, beside those of every paper
-    figures:Callable|None=None # (rows, manifests, paper, tables, photographs) -> {file name: Drawing} and notes, beside those of every paper
+    figures:Callable|None=None # (rows, manifests, paper, tables, photographs) -> {file name: Drawing} and notes, beside those
 
     def __post_init__(self):
         _unique(self.name, 'methods', self.methods)

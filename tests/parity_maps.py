@@ -9,7 +9,8 @@ import numpy as np, torch
 
 from idgi_repro.method.attribution import attribute, saliency
 from idgi_repro.method.gradients import predict, probability
-from idgi_repro.method.paths import BlurPath, GuidedPath, StraightPath
+from idgi_repro.method.guided import GuidedPath
+from idgi_repro.method.paths import BlurPath, StraightPath
 
 STEPS = dict(ig=(8, 16, 32, 64, 128), gig=(128,), blurig=(8, 16, 32))
 

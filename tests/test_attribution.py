@@ -11,7 +11,8 @@ from idgi_repro.method.rules import idgi, riemann
 from idgi_repro.errors import InputError
 from idgi_repro.method.gradients import contrast, logit, predict, probability
 from idgi_repro.study.models import load
-from idgi_repro.method.paths import BlurPath, GuidedPath, StraightPath
+from idgi_repro.method.guided import GuidedPath
+from idgi_repro.method.paths import BlurPath, StraightPath
 import reference
 from reference import Function, image, pictures, smooth
 

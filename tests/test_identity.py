@@ -275,3 +275,14 @@ def test_a_users_paper_counts_by_its_code(tmp_path):
     assert found() == found(text + '# the end\n') == found(parts=parts + 'def other(): return 1\n') == first
     assert found(text.replace('ir.riemann', 'ir.idgi')) != first != found(parts=parts.replace('0.', '1.'))
     assert found(text.replace('StraightPath(start(subject))', 'GuidedPath(start(subject))')) != first
+
+
+def test_a_method_that_takes_a_finished_map_counts_by_what_that_is_made_of(monkeypatch):
+    "Whether or not the other method is asked for as well."
+    paper = replace(PAPER, methods=(*PAPER.methods, Method('half', 'Half', function=lambda maps: maps/2, of='ig')))
+    half = replace(SHARD, methods=('half',))
+    other = replace(PAPER, methods=(*PAPER.methods, Method('half', 'Half', function=lambda maps: maps/2, of='gig')))
+    assert key(half, paper) != key(half, other)
+    before = key(half, paper)
+    source(monkeypatch, paths.StraightPath, 'class StraightPath(Curve):\n    def at(self, x, t): return x\n')
+    assert key(half, paper) != before

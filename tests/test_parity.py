@@ -7,9 +7,10 @@ import numpy as np, pytest, torch
 
 from idgi_repro.study.images import Photo, blurred
 from idgi_repro.method.gradients import value_and_gradient
-from idgi_repro.method.metrics import CURVES, information_curves, insertion
+from idgi_repro.method.information import CURVES, information_curves
+from idgi_repro.method.metrics import insertion
 from idgi_repro.study.models import Network
-from idgi_repro.method.paths import guided_step
+from idgi_repro.method.guided import guided_step
 from parity_maps import STEPS, images, network
 import reference
 

@@ -3,7 +3,8 @@ import numpy as np, pytest, torch
 from torchvision.transforms.functional import gaussian_blur
 
 from idgi_repro.errors import InputError
-from idgi_repro.method.paths import BlurPath, Curve, GuidedPath, Look, StraightPath, blur_matrix, guided_step
+from idgi_repro.method.guided import GuidedPath, guided_step
+from idgi_repro.method.paths import BlurPath, Curve, Look, StraightPath, blur_matrix
 import reference
 from reference import pictures
 

@@ -5,22 +5,28 @@ from itertools import product
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from idgi_repro.errors import InputError
-from idgi_repro.report.page import page, report
-from idgi_repro.report.claims import all_tables
+from idgi_repro.papers.idgi import PAPER
+from idgi_repro.report import page as R
 from idgi_repro.report.results import read
+from idgi_repro.report.tables import all_tables
+from simulate import simulate
 
 GAIN = dict(ig=.05, gig=-.03, blurig=0.)  # of IDGI on the insertion score
-GRID = -.02                               # of the study grid
+PROTOCOL = -.02                           # of the published protocol
+SIX = tuple(m.name for m in PAPER.methods)
 
 
-def shard(file, network='mini_resnet', grid='closed', images=30, steps=(8, 16), methods=('ig', 'gig', 'blurig'), data='embedded:100', name='image-{}', skipped=(), failed=(), shift=0.):
-    "Writes a shard with known effects, as `study.run` does."
+def report(results, out, **kw): return R.report(results, out, PAPER, **kw)
+
+
+def shard(file, network='mini_resnet', protocol='corrected', images=30, steps=(8, 16), methods=SIX, data='embedded:100', name='image-{}', skipped=(), failed=(), shift=0.):
+    "Writes a shard with known effects, as `study.shard.run` does."
     rng, rows = np.random.default_rng([7, *network.encode()]), []
     own = rng.uniform(.3, .7, images)
-    for i, m, r, n in product(range(images), methods, ('riemann', 'idgi'), steps):
-        score = own[i] + (r == 'idgi')*GAIN[m] + (grid == 'study')*GRID + rng.normal(0, .02) + shift
-        rows.append(dict(network=network, data=data, name=name.format(i), label=0, target=0, prob=.9, confident=True, method=m, rule=r, steps=n, grid=grid, insertion=score, insertion_ratio=score/.9, delta=0.))
-    manifest = dict(shard=dict(network=network, data=data, methods=methods, steps=steps, grid=grid, start=0, stop=images, images=images, seed=0),
+    for i, m, n in product(range(images), methods, steps):
+        score = own[i] + m.endswith('+idgi')*GAIN[m.split('+')[0]] + (protocol == 'published')*PROTOCOL + rng.normal(0, .02) + shift
+        rows.append(dict(network=network, data=data, name=name.format(i), label=0, target=0, prob=.9, confident=True, method=m, steps=n, protocol=protocol, insertion=score, insertion_ratio=score/.9, delta=0.))
+    manifest = dict(shard=dict(paper=PAPER.name, network=network, data=data, methods=methods, steps=steps, protocol=protocol, start=0, stop=images, images=images, seed=0),
                     version='0.1.0', torch='2.11', device='cpu', seconds=60., weights='w', skipped=skipped, failed=failed)
     file.parent.mkdir(parents=True, exist_ok=True)
     t = pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False)
@@ -30,18 +36,18 @@ def shard(file, network='mini_resnet', grid='closed', images=30, steps=(8, 16), 
 
 @pytest.fixture
 def results(tmp_path):
-    "Two networks on both grids; the second lacks Guided IG and the larger number of steps on the study grid."
+    "Two networks on both protocols; the second lacks Guided IG and the larger number of steps on the published one."
     folder = tmp_path/'results'
-    for grid in ('closed', 'study'):
-        shard(folder/f'a-{grid}.parquet', grid=grid)
-        shard(folder/'deeper'/f'b-{grid}.parquet', 'mini_vgg', grid, methods=('ig', 'blurig'), steps=(8, 16) if grid == 'closed' else (8,))
+    for protocol in ('corrected', 'published'):
+        shard(folder/f'a-{protocol}.parquet', protocol=protocol)
+        shard(folder/'deeper'/f'b-{protocol}.parquet', 'mini_vgg', protocol, methods=(*SIX[:2], *SIX[4:]), steps=(8, 16) if protocol == 'corrected' else (8,))
     return folder
 
 
 def test_several_data_sets_are_kept_apart(results, tmp_path):
     shard(results/'other.parquet', data='/some/where/photos', shift=.2)
     report(results, tmp_path/'out', maps_of=None)
-    text = (tmp_path/'out'/'insertion-closed.md').read_text()
+    text = (tmp_path/'out'/'insertion-corrected.md').read_text()
     assert 'mini_resnet on photos' in text and 'mini_resnet on embedded:100' in text
 
 
@@ -74,7 +80,7 @@ def test_the_page_is_complete_in_itself(hostile):
 def test_the_page_says_what_was_run(results, tmp_path):
     shard(results/'c.parquet', 'mini_mobilenet', skipped=[['broken.jpg', 'cannot be read']])
     rows, manifests = read(results)
-    html = page(rows, manifests, all_tables(rows), {}, ['A note.'])
+    html = R.page(rows, manifests, PAPER, all_tables(rows, PAPER), notes=['A note.'])
     for text in ("embedded set: synthetic shapes over scikit-image&#x27;s photographs, not ImageNet", 'broken.jpg', 'cannot be read', '1 image could not be used', 'A note.', 'not run', '2.11', 'mini_mobilenet'): assert text in html
 
 
@@ -87,15 +93,15 @@ def test_the_same_results_give_the_same_files(results, tmp_path):
     assert report(results, tmp_path/'one', maps_of=None) == first
 
 
-@pytest.mark.parametrize('kw', [dict(grid='study'), dict(steps=(16,)), dict(methods=('blurig',)), dict(images=1, steps=(4,), methods=('gig',))])
+@pytest.mark.parametrize('kw', [dict(protocol='published'), dict(steps=(16,)), dict(methods=SIX[4:]), dict(images=1, steps=(4,), methods=SIX[2:4])])
 def test_little_is_enough(tmp_path, kw):
     shard(tmp_path/'r'/'a.parquet', **kw)
     files = report(tmp_path/'r', tmp_path/'out', maps_of=None)
-    grid = kw.get('grid', 'closed')
-    drawn = {'construction', 'grids', *(f'{n}-{grid}' for n in ('six', 'curves-insertion', 'curves-insertion_ratio', 'curves-delta', 'gains', 'gains-more'))}
+    protocol = kw.get('protocol', 'corrected')
+    drawn = {'construction', 'protocols', *(f'{n}-{protocol}' for n in ('six', 'curves-insertion', 'curves-insertion_ratio', 'curves-delta', 'gains', 'gains-more'))}
     assert {f.stem for f in files if f.suffix == '.png'} == {f.stem for f in files if f.suffix == '.svg'} == drawn
     html = (tmp_path/'out'/'index.html').read_text('utf-8')
-    assert 'No figure of SIC, entropy; AIC, entropy' in html and 'Figures 1, 3 and 5, which show photographs, are left out' in html and f'Only the {grid} grid was run' in html
+    assert 'No figure of SIC, entropy; AIC, entropy' in html and 'Figures 1, 3 and 5, which show photographs, are left out' in html and f'Only the {protocol} protocol was run' in html
     assert not plt.get_fignums()
 
 
@@ -120,10 +126,24 @@ def test_the_claims_come_before_the_figures(results, tmp_path):
     assert order == sorted(order) and html.count('The claims of the paper') == 1
 
 
+def test_made_up_results_say_so_before_anything_else(tmp_path, capsys):
+    simulate(tmp_path/'r', images=6, steps=(8,), methods=SIX[:2])
+    files = report(tmp_path/'r', tmp_path/'out', maps_of=None)
+    html, said = next(f for f in files if f.name == 'index.html').read_text('utf-8'), 'These results are made up: no network computed those of made_up_a, made_up_b'
+    assert html.count(said) == 2 and html.index(said) < html.index('<nav>') and f'<p class="loud">{said}' in html and said in capsys.readouterr().err
+
+
+def test_files_that_were_renamed_say_so(results):
+    rows, manifests = read(results)
+    manifests[0]['migrated'] = 'columns renamed'
+    assert R.renamed(manifests) == ['1 of 4 files were migrated (columns renamed).']
+
+
 @pytest.mark.slow
 def test_a_real_study_from_shards_to_maps(tmp_path):
     from idgi_repro.study.shard import Shard, run
-    for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network, 'embedded:20', steps=(4,), stop=2, images=2, stability=False, references=0), tmp_path/'r')
+    what = dict(data='embedded:20', metrics=('insertion',), steps=(4,), stop=2, images=2, out=str(tmp_path/'r'))
+    for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network=network, **what), PAPER)
     files = report(tmp_path/'r', tmp_path/'out')
     assert {f'{n}.{f}' for n in ('maps', 'classes', 'paths') for f in ('png', 'svg')} <= {f.name for f in files} and 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')
     with_note = report(tmp_path/'r', tmp_path/'out2', maps_of=99)

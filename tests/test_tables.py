@@ -1,39 +1,53 @@
 "Tables and claims of results whose truth is known, and every way in which results can be incomplete or wrong."
-import io, json, re, shutil, subprocess
+import io, re, shutil, subprocess
+from dataclasses import replace
 from itertools import product
 
-import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
+import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
 
-from idgi_repro import tables
-from idgi_repro.errors import InputError
+from idgi_repro.papers.idgi import BLUR, CLAIMS, LOWERS, PAPER, PATCHY, RAISES, RESIDUAL, SENSITIVE, SIX as SCORES, WEIGHTS
+from idgi_repro.records import Claim
+from idgi_repro.report import claims as C, tables as T
+from idgi_repro.report.claims import Sample, moved, shares, sizes, verdict
+from idgi_repro.report.formats import Table
+from idgi_repro.report.results import read
+from idgi_repro.report.statistics import NO_MASKS, NOT_RUN, draws, values
 from idgi_repro.study.models import IMAGENET
-from idgi_repro.study.shard import METHODS
-from idgi_repro.tables import (CLAIMS, EFFECTS, LOWERS, METRICS, NO_MASKS, NOT_RUN, PAPERS, RAISES, RESIDUAL, SCORES, SENSITIVE, WEIGHTS, Claim, Sample, Table, all_tables, by_steps, claims, draws, exclusions, gains, grids, interval, median_area,
-                               moved, network_names, pairs, read, shares, simulate, sizes, table, values, verdict)
+from simulate import EFFECTS, simulate
 
-BLUR, PATCHY = "BlurIG's path changes little over most of its length", "IDGI's maps are more patch-like"
-WHO = [*METHODS, 'all']
+METRICS, METHODS = {m.name: m for m in PAPER.metrics}, ('ig', 'gig', 'blurig')
+PAPERS = (*SCORES, 'stability') # of which the paper has a table of networks by methods
+
+
+def of(function):
+    "The function for the paper whose results are made up."
+    return lambda rows, *args, **kw: function(rows, PAPER, *args, **kw)
+
+all_tables, by_steps, exclusions, gains, network_names, protocols, table = map(of, (T.all_tables, T.by_steps, T.exclusions, T.gains, T.network_names, T.protocols, T.table))
+claims = of(C.claims)
 
 
 def made(folder, **kw):
-    "Rows of made-up results: one network, the closed grid, two step counts, unless told otherwise."
-    simulate(folder, **dict(networks=('mini_resnet',), grids=('closed',), steps=(8, 16)) | kw)
+    "Rows of made-up results: one network, the corrected protocol, two step counts, unless told otherwise."
+    simulate(folder, **dict(networks=('mini_resnet',), protocols=('corrected',), steps=(8, 16), data='embedded:100') | kw)
     return read(folder)[0]
 
 
 @pytest.fixture
 def results(tmp_path):
-    "Two networks on both grids; the second lacks Guided IG and the larger number of steps on the study grid."
+    "Two networks on both protocols; the second lacks Guided IG and the larger number of steps on the published one."
     folder = tmp_path/'results'
-    simulate(folder, networks=('mini_resnet',), images=30, steps=(8, 16))
-    for grid, steps in (('closed', (8, 16)), ('study', (8,))): simulate(folder/'deeper', networks=('mini_vgg',), grids=(grid,), images=30, steps=steps, methods=('ig', 'blurig'))
+    simulate(folder, networks=('mini_resnet',), images=30, steps=(8, 16), data='embedded:100')
+    for protocol, steps in (('corrected', (8, 16)), ('published', (8,))):
+        simulate(folder/'deeper', networks=('mini_vgg',), protocols=(protocol,), images=30, steps=steps, data='embedded:100',
+                 methods=('ig', 'ig+idgi', 'blurig', 'blurig+idgi'))
     return folder
 
 
-def verdicts(rows, claim, grid='closed'):
-    "Of all lines of a claim on one grid, in order."
+def verdicts(rows, claim, protocol='corrected'):
+    "Of all lines of a claim on one protocol, in order."
     f = claims(rows).frame
-    return f[(f.claim == claim) & f.protocol.str.startswith((grid, 'any'))].verdict.tolist()
+    return f[(f.claim == claim) & f.protocol.str.startswith((protocol, 'any'))].verdict.tolist()
 
 
 # reading
@@ -50,7 +64,7 @@ def test_shards_with_and_without_a_column_are_read_together(tmp_path):
 
 def test_metrics_report_what_they_say(tmp_path):
     rows = made(tmp_path)
-    here = rows[(rows.steps == 16) & (rows.method == 'ig') & (rows.rule == 'riemann')]
+    here = rows[(rows.steps == 16) & (rows.method == 'ig')]
     reported = lambda metric: table(rows, metric).frame['IG'][0]
     assert reported('insertion') == pytest.approx(here.insertion.mean())
     assert reported('aic_entropy') == pytest.approx(here.aic_entropy.mean())
@@ -70,14 +84,14 @@ def test_numbers_that_are_not_finite_do_not_count(tmp_path):
 
 def test_known_effects_come_out(results):
     rows, _ = read(results)
-    for grid in ('closed', 'study'):
-        f = gains(rows, 8, grid).frame.set_index(['network', 'method', 'metric'])
+    for protocol in ('corrected', 'published'):
+        f = gains(rows, 8, protocol).frame.set_index(['network', 'method', 'metric'])
         for network, metric in product(('mini_resnet', 'mini_vgg'), ('insertion', 'aic_entropy', 'sic_msssim')):
-            doublings = -1 if network == 'mini_resnet' or grid == 'closed' else 0     # from 16 steps, at which IDGI adds all of its gain
-            assert f.difference[network, 'IG', METRICS[metric].title] == pytest.approx(.05 + .02*doublings, abs=.05 if 'sic' in metric else .015)
-            if metric == 'insertion': assert f.low[network, 'IG', METRICS[metric].title] > 0
-        assert f.high['mini_resnet', 'GIG', 'Insertion score'] < 0 and f.images['mini_vgg', 'GIG', 'Insertion score'] == NOT_RUN
-    g = grids(rows, 8).frame
+            doublings = -1 if network == 'mini_resnet' or protocol == 'corrected' else 0     # from 16 steps, at which IDGI adds all of its gain
+            assert f.difference[network, 'IG+IDGI', METRICS[metric].title] == pytest.approx(.05 + .02*doublings, abs=.05 if 'sic' in metric else .015)
+            if metric == 'insertion': assert f.low[network, 'IG+IDGI', METRICS[metric].title] > 0
+        assert f.high['mini_resnet', 'GIG+IDGI', 'Insertion score'] < 0 and f.images['mini_vgg', 'GIG+IDGI', 'Insertion score'] == NOT_RUN
+    g = protocols(rows, 8).frame
     g = g[(g.metric == 'Insertion score') & (g.images == '30')]
     assert len(g) == 6 + 4 and g[g.method != 'IG+IDGI'].difference.mean() == pytest.approx(-.02, abs=.008)
 
@@ -107,8 +121,8 @@ def test_cells_that_were_not_run_say_so(results):
     head, body = table(rows, 'insertion').cells()
     vgg = dict(zip(head, body[1]))
     assert vgg['GIG'] == vgg['GIG+IDGI'] == NOT_RUN and float(vgg['IG']) > 0
-    assert set(table(rows, 'insertion', grid='study').cells()[1][1][1:]) == {NOT_RUN}
-    assert {r[3] for r in by_steps(rows, 'mini_vgg', 'study').cells()[1]} == {NOT_RUN}
+    assert set(table(rows, 'insertion', protocol='published').cells()[1][1][1:]) == {NOT_RUN}
+    assert {r[3] for r in by_steps(rows, 'mini_vgg', 'published').cells()[1]} == {NOT_RUN}
     for t in all_tables(rows).values():
         for text in (t.markdown(), t.csv(), t.latex(), t.html()): assert not re.search(r'\bnan\b|none\b(?!">)|,,|\|\s*\|\s*\||& *&|<td></td>', text, re.I)
 
@@ -118,23 +132,23 @@ def test_columns_that_are_absent_or_empty_are_not_run(tmp_path):
     gone = [*{*rows} & {*METRICS, *(m.column for m in METRICS.values()), 'concentration', 'excluded'}]
     for poor in (rows.drop(columns=gone), rows.assign(**{c: np.nan for c in gone}), rows.assign(**{c: None for c in gone})):
         tables = all_tables(poor)
-        assert tables.keys() == all_tables(rows).keys() and {f'{c}-closed' for c in PAPERS} <= tables.keys()
+        assert tables.keys() == all_tables(rows).keys() and {f'{c}-corrected' for c in PAPERS} <= tables.keys()
         for name, t in tables.items():
             numbers = t.frame.drop(columns=[c for c in ('network', 'metric', 'method', 'claim', 'statistic', 'holds if', 'protocol') if c in t.frame])
             assert {c for r in Table('', '', numbers).cells()[1] for c in r} == {NOT_RUN}, name
 
 
-def test_one_of_the_studys_networks_brings_all_ten(tmp_path):
+def test_one_of_the_papers_networks_brings_all_ten(tmp_path):
     rows = made(tmp_path, networks=('mini_resnet', 'vgg16', 'resnet50@IMAGENET1K_V1'), images=6)
     assert {*network_names(rows)} == {*IMAGENET, 'mini_resnet', 'resnet50@IMAGENET1K_V1'}
     tables = all_tables(rows)
-    assert sum(n.startswith('steps-') for n in tables) == 12 and sum(f'{c}-closed' in tables for c in PAPERS) == 7
-    cells = {r[0]: r[1:] for r in tables['insertion-closed'].cells()[1]}
+    assert sum(n.startswith('steps-') for n in tables) == 12 and sum(f'{c}-corrected' in tables for c in PAPERS) == 7
+    cells = {r[0]: r[1:] for r in tables['insertion-corrected'].cells()[1]}
     assert {*cells['vgg19']} == {NOT_RUN} == {*cells['resnet50']} and NOT_RUN not in cells['vgg16'] + cells['resnet50@IMAGENET1K_V1']
 
 
 def test_exclusions_are_counted(tmp_path):
-    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), grids=('closed', 'study'), images=20)
+    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), protocols=('corrected', 'published'), images=20)
     rows.loc[(rows.network == 'mini_vgg') & (rows['name'] == 'image-001'), 'excluded'] = 'a new reason'
     t = exclusions(rows)
     assert t.frame.set_index('network').T.to_dict() == {n: {'images': 20, 'kept': 16 - k, 'not confident': 2, 'SIC: last value': 0, 'SIC: no rise': 0, 'AIC: last value': 0, 'AIC: no rise': 0, 'entropy: bytes': 2, 'a new reason': k} for n, k in dict(mini_resnet=0, mini_vgg=1).items()}
@@ -150,18 +164,18 @@ def test_claims_follow_the_effects(tmp_path):
     assert verdicts(rows, LOWERS)[:4] == [up, down, none, up]
     assert verdicts(rows, PATCHY)[:3] == [up, down, none] and verdicts(rows, BLUR) == [up]
     assert verdicts(rows, SENSITIVE)[:3] == verdicts(rows, SENSITIVE)[4:7] == [up, down, none]
-    assert verdicts(rows, RESIDUAL) == [NOT_RUN]*2 and verdicts(rows, WEIGHTS) == [NOT_RUN] and {*verdicts(rows, RAISES, 'study')} == {NOT_RUN}
+    assert verdicts(rows, RESIDUAL) == [NOT_RUN]*2 and verdicts(rows, WEIGHTS) == [NOT_RUN] and {*verdicts(rows, RAISES, 'published')} == {NOT_RUN}
     turned = {c: {m: -v for m, v in e.items()} for c, e in EFFECTS.items()}
-    rows = made(tmp_path/'turned', seed=2, effects=turned)
+    rows = made(tmp_path/'turned', seed=3, effects=turned)
     assert verdicts(rows, LOWERS)[:3] == [down, up, none] and verdicts(rows, PATCHY)[:3] == [down, up, none]
 
 
 @pytest.mark.parametrize('size, expected', [(.1, 'supported'), (-.1, 'contradicted')])
 def test_gains_everywhere_and_nowhere(tmp_path, size, expected):
-    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), effects={c: dict.fromkeys(METHODS, size) for c in SCORES})
+    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), images=60, effects={c: dict.fromkeys(METHODS, size) for c in SCORES})
     most, not_all, *each = verdicts(rows, RAISES)
     assert [most, *each] == [expected]*7 and not_all != expected
-    f = claims(rows).frame.query('protocol.str.startswith("closed")')
+    f = claims(rows).frame.query('protocol.str.startswith("corrected")')
     assert f.estimate.iloc[0] == (size > 0) and set(f.iloc[1][['estimate', 'low', 'high']]) == {f'{36*(size < 0)} of 36'} and f['holds if'].iloc[1] == 'at least 1'
 
 
@@ -184,11 +198,12 @@ def test_the_noisier_method_is_not_the_more_sensitive_one():
     "No steps matter, and IDGI scatters three times as much: found no more often than one interval in forty says. With a true difference it is found."
     def verdicts_of(combine, effect, seed):
         rng, images = np.random.default_rng(seed), 30
-        rows = pd.MultiIndex.from_product([['n'], ['d'], range(images), [0], ['ig', 'gig', 'blurig'], ['riemann', 'idgi'], [8, 128], ['closed']], names=['network', 'data', 'name', 'target', 'method', 'rule', 'steps', 'grid']).to_frame(index=False)
-        idgi = rows.rule == 'idgi'
+        each = [['n'], ['d'], range(images), [0], [m.name for m in PAPER.methods], [8, 128], ['corrected']]
+        rows = pd.MultiIndex.from_product(each, names=['network', 'data', 'name', 'target', 'method', 'steps', 'protocol']).to_frame(index=False)
+        idgi = rows.method.str.endswith('+idgi')
         for c in ('insertion', 'aic_entropy'): rows[c] = .5 + rng.normal(0, .03, len(rows))*np.where(idgi, 3, 1) + effect*(idgi & (rows.steps == 8))
-        s = Sample(rows)
-        v = combine({(c, m): moved(s, c, 'n', m)[0] for c in ('insertion', 'aic_entropy') for m in METHODS})
+        s = Sample(rows, PAPER)
+        v = combine({(c, m): moved(s, c, 'n', m.name)[0] for c in ('insertion', 'aic_entropy') for m in PAPER.compared()})
         low, high = np.quantile(v[1:], [.025, .975])
         return low > 0, high < 0
     for combine in (sizes, shares):
@@ -197,7 +212,7 @@ def test_the_noisier_method_is_not_the_more_sensitive_one():
 
 
 def test_no_effect_decides_little(tmp_path):
-    found = sum([claims(made(tmp_path/str(seed), seed=seed, effects={c: dict.fromkeys(METHODS, 0.) for c in EFFECTS})).frame.query('protocol.str.startswith("closed") and not claim.str.startswith("BlurIG")').verdict.tolist() for seed in range(4)], [])
+    found = sum([claims(made(tmp_path/str(seed), seed=seed, effects={c: dict.fromkeys(METHODS, 0.) for c in EFFECTS})).frame.query('protocol.str.startswith("corrected") and not claim.str.startswith("BlurIG")').verdict.tolist() for seed in range(4)], [])
     assert len(found) == 4*39 and np.mean([v in ('supported', 'contradicted') for v in found]) < .12
 
 
@@ -207,7 +222,7 @@ def test_the_residual_networks_are_set_against_the_others(tmp_path):
     assert verdicts(rows, RESIDUAL) == [NOT_RUN]*2
     rows = made(tmp_path, networks=('resnet50', 'realdata:resnet101'), effects=less)
     assert verdicts(rows, RESIDUAL) == ['supported']*2
-    own, difference = claims(rows).frame.query('protocol.str.startswith("closed")').set_index('claim').loc[RESIDUAL].estimate
+    own, difference = claims(rows).frame.query('protocol.str.startswith("corrected")').set_index('claim').loc[RESIDUAL].estimate
     assert own == pytest.approx(-.05, abs=.02) and difference == pytest.approx(-.1, abs=.02)
     assert verdicts(rows[~rows.network.str.contains('resnet')].copy(), RESIDUAL) == [NOT_RUN]*2
     better = rows.assign(network=rows.network.replace('vgg16', 'resnet50@IMAGENET1K_V1'))                 # the images of vgg16, which gains .05
@@ -229,14 +244,14 @@ def test_few_images_decide_nothing(tmp_path):
     assert 'supported' in {*claims(made(tmp_path/'five', images=5)).frame.verdict}
 
 
-def test_every_claim_has_a_line_for_each_grid(results):
+def test_every_claim_has_a_line_for_each_protocol(results):
     f = claims(read(results)[0]).frame
-    assert len(f) == 2*len(CLAIMS) - 1 and {*f.claim} == {RAISES, RESIDUAL, WEIGHTS, SENSITIVE, LOWERS, BLUR, PATCHY} and f[f.claim == BLUR].protocol.tolist() == ['any grid']
-    assert list(f.columns) == ['claim', 'statistic', 'holds if', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict'] and {*f.protocol} - {'any grid'} == {'closed grid, 16 steps', 'study grid, 16 steps', 'closed grid, 8 to 16 steps', 'study grid, 8 to 16 steps'}
+    assert len(f) == 2*len(CLAIMS) - 1 and {*f.claim} == {RAISES, RESIDUAL, WEIGHTS, SENSITIVE, LOWERS, BLUR, PATCHY} and f[f.claim == BLUR].protocol.tolist() == ['any protocol']
+    assert list(f.columns) == ['claim', 'statistic', 'holds if', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict'] and {*f.protocol} - {'any protocol'} == {'corrected protocol, 16 steps', 'published protocol, 16 steps', 'corrected protocol, 8 to 16 steps', 'published protocol, 8 to 16 steps'}
 
 
 def test_verdicts():
-    over, under = (Claim('', '', None, [], limit=.5, above=above) for above in (True, False))
+    over, under = (Claim('', '', None, (), (), limit=.5, above=above) for above in (True, False))
     for low, high, images, expected in [(.6, .7, 9, 'supported'), (.1, .4, 9, 'contradicted'), (.4, .6, 9, 'undecided'), (.5, .6, 9, 'undecided'), (.6, .7, 4, 'undecided'), (np.nan, np.nan, 9, 'undecided')]:
         assert verdict(over, low, high, images) == expected
         assert verdict(under, low, high, images) == dict(supported='contradicted', contradicted='supported').get(expected, expected)
@@ -285,18 +300,18 @@ def test_localisation_without_masks_says_so(tmp_path):
     rows = made(tmp_path, networks=('mini_resnet', 'vgg16')).assign(data='/a/folder', energy_inside=np.nan, pointing=np.nan)
     tables = all_tables(rows)
     for metric in ('energy_inside', 'pointing'):
-        cells = {r[0]: {*r[1:]} for r in tables[f'{metric}-closed'].cells()[1]}
+        cells = {r[0]: {*r[1:]} for r in tables[f'{metric}-corrected'].cells()[1]}
         assert cells['mini_resnet'] == cells['vgg16'] == {NO_MASKS} and cells['vgg19'] == {NOT_RUN}
-        f = tables['gains-closed'].frame.query('metric == @METRICS[@metric].title').set_index('network')
+        f = tables['gains-corrected'].frame.query('metric == @METRICS[@metric].title').set_index('network')
         assert {*f.loc['vgg16', ['difference', 'low', 'high', 'images']].to_numpy().ravel()} == {NO_MASKS} and f.loc['vgg19', 'difference'].isna().all()
-        assert {c for r in tables['steps-vgg16-closed'].cells()[1] if r[0] == METRICS[metric].title for c in r[2:]} == {NO_MASKS}
+        assert {c for r in tables['steps-vgg16-corrected'].cells()[1] if r[0] == METRICS[metric].title for c in r[2:]} == {NO_MASKS}
 
 
 def test_captions_say_which_table_of_the_paper_it_is(tmp_path):
     tables = all_tables(made(tmp_path, networks=('realdata:vgg16', 'mini_resnet')))
     paper = [n for n, t in tables.items() if "One of the paper's seventeen tables" in t.caption]
-    assert len(paper) == 17 and {f'{c}-closed' for c in PAPERS} < {*paper} and 'steps-realdata-vgg16-closed' in paper and 'steps-vgg16-closed' not in tables
-    counts = [r for r in tables['steps-mini_resnet-closed'].cells()[1] if r[0] == METRICS['near_zero'].title]
+    assert len(paper) == 17 and {f'{c}-corrected' for c in PAPERS} < {*paper} and 'steps-realdata-vgg16-corrected' in paper and 'steps-vgg16-corrected' not in tables
+    counts = [r for r in tables['steps-mini_resnet-corrected'].cells()[1] if r[0] == METRICS['near_zero'].title]
     assert counts and all(re.fullmatch(r'\d+ of 40', c) for r in counts for c in r[2:4])
 
 
@@ -308,7 +323,7 @@ def test_latex_compiles(results, tmp_path):
 
 
 def test_hostile_names_are_data(tmp_path):
-    for i, name in enumerate(EVIL[:-1]): simulate(tmp_path/str(i), networks=(name,), grids=('closed',), images=2, steps=(4,))
+    for i, name in enumerate(EVIL[:-1]): simulate(tmp_path/str(i), networks=(name,), protocols=('corrected',), images=2, steps=(4,))
     rows, _ = read(tmp_path)
     tables = all_tables(rows)
     assert sum(n.startswith('steps-') for n in tables) == len(EVIL) - 1 and all(re.fullmatch(r'[A-Za-z0-9@._-]+', n) for n in tables)

@@ -7,7 +7,8 @@ from idgi_repro.method.attribution import PathMethod, attribute
 from idgi_repro.method.rules import Segment, idgi, riemann, second_order, trapezoid, trapezoid_idgi
 from idgi_repro.method.gradients import contrast, logit, predict, probability, value_and_gradient
 from idgi_repro.errors import InputError
-from idgi_repro.method.paths import BlurPath, GuidedPath, Look, Point, StraightPath
+from idgi_repro.method.guided import GuidedPath
+from idgi_repro.method.paths import BlurPath, Look, Point, StraightPath
 from idgi_repro.method.theory import construction, derivatives, exact_time, hessian_vector, landscape, ray_segment, ray_time, split
 from reference import Function, image, pictures, smooth
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .gradients import _check_target, _in_batches, _seen, evaluating, predict, probability
-from .paths import BlurPath, GuidedPath, Look, Path, StraightPath
+from .guided import GuidedPath
+from .paths import BlurPath, Look, Path, StraightPath
 from .rules import Rule, Segment, as_rules, idgi, riemann
 from .theory import hessian_vector
 from ..records import check_steps
@@ -44,7 +45,8 @@ def _walk(path, look, x, steps, rules, protocol, tick):
 
 # %% ../../nbs/method/attribution.ipynb #f2eee1ed
 def _check_images(x):
-    if x.ndim != 4 or not x.is_floating_point(): raise InputError(f'images must be a floating-point tensor (B, C, H, W), not {tuple(x.shape)} of {x.dtype}')
+    if x.ndim != 4 or not x.is_floating_point():
+        raise InputError(f'images must be a floating-point tensor (B, C, H, W), not {tuple(x.shape)} of {x.dtype}')
     if not x.numel(): raise InputError(f'there are no images: the batch has shape {tuple(x.shape)}')
     bad = (~x.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
     if bad: raise InputError(f'images {bad} of the batch contain NaN or infinity')
@@ -61,7 +63,8 @@ class NotFinite(InputError):
     "The network's score or gradient was NaN or infinite; `rows` are the images of the batch concerned."
     def __init__(self, rows):
         self.rows = rows
-        super().__init__(f'the network returned NaN or infinity on the path of images {rows} of the batch; check its weights and the normalisation, or leave these images out')
+        super().__init__(f'the network returned NaN or infinity on the path of images {rows} of the batch; '
+                         'check its weights and the normalisation, or leave these images out')
 
 # %% ../../nbs/method/attribution.ipynb #ccffa665
 def looking(
@@ -182,7 +185,8 @@ class BlurIG(PathMethod):
         super().__init__(model, score)
         self.max_sigma, self.grad_step = max_sigma, grad_step
     def path(self, baselines):
-        if baselines is not None: raise InputError('BlurIG starts from the blurred image and takes no baselines; leave them out, or change max_sigma')
+        if baselines is not None:
+            raise InputError('BlurIG starts from the blurred image and takes no baselines; leave them out, or change max_sigma')
         return BlurPath(self.max_sigma, self.grad_step)
 
 # %% ../../nbs/method/attribution.ipynb #f703c6dd

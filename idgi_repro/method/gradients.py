@@ -24,7 +24,7 @@ def probability(
     logits:Tensor, # (B, K) the network's output
     target:Tensor, # (B,) class indices
 )->Tensor:         # (B,) in [0, 1]
-    "Softmax probability of the target class, the score that the study explains."
+    "Softmax probability of the target class, the score that the papers explain."
     return logits.softmax(1).gather(1, target[:, None])[:, 0]
 
 # %% ../../nbs/method/gradients.ipynb #262daef2
@@ -61,7 +61,9 @@ def evaluating(
 # %% ../../nbs/method/gradients.ipynb #a6ba262b
 _limits = WeakKeyDictionary()   # network: the largest batch that memory has sufficed for, where once it did not
 
-def _out_of_memory(e): return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e) for s in ('not enough memory', "can't allocate memory", 'ALLOC_FAILED'))
+def _out_of_memory(e):
+    said = ('not enough memory', "can't allocate memory", 'ALLOC_FAILED')
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e) for s in said)
 
 def _in_batches(
     model:nn.Module, # whose limit is kept
@@ -75,7 +77,9 @@ def _in_batches(
         try: parts.append(f(*(t[start:start+size] for t in tensors)))
         except (RuntimeError, MemoryError) as e:
             if not _out_of_memory(e): raise
-            if size == 1: raise InputError('memory does not suffice for a single image; use smaller images, another device, or stop what else runs there') from e
+            if size == 1:
+                raise InputError('memory does not suffice for a single image; '
+                                 'use smaller images, another device, or stop what else runs there') from e
             size = _limits[model] = -(-min(size, len(tensors[0]) - start)//2)
         else: start += size
     return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts)))
@@ -99,13 +103,15 @@ def _logits(model, x):
         raise InputError(f'the network does not take images of shape {tuple(x.shape[1:])}: {e}') from e
     if not (isinstance(z, Tensor) and z.ndim == 2 and len(z) == len(x)):
         got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise InputError(f'the network must return logits of shape ({len(x)}, classes) for {len(x)} images, but it returned {got}; wrap it in a module that does')
+        raise InputError(f'the network must return logits of shape ({len(x)}, classes) for {len(x)} images, '
+                         f'but it returned {got}; wrap it in a module that does')
     return z
 
 # %% ../../nbs/method/gradients.ipynb #d56fa61f
 def _check_target(z, target):
     if len(target) and not (0 <= int(target.min()) and int(target.max()) < z.shape[1]):
-        raise InputError(f'target classes {sorted(set(target.tolist()))} are not all among the network\'s {z.shape[1]} classes, 0 to {z.shape[1]-1}')
+        raise InputError(f'target classes {sorted(set(target.tolist()))} are not all among '
+                         f'the network\'s {z.shape[1]} classes, 0 to {z.shape[1]-1}')
 
 # %% ../../nbs/method/gradients.ipynb #6c93f7fe
 @torch.no_grad()
@@ -119,7 +125,7 @@ def predict(
 
 # %% ../../nbs/method/gradients.ipynb #5641ce14
 def _seen(model, x, target, score, batch_size):
-    "`value_and_gradient` of a network in evaluation mode and targets that exist; the gradients are contiguous, whatever the network's own layout."
+    "`value_and_gradient` in evaluation mode and of targets that exist; the gradients are contiguous, whatever the network's layout."
     def see(x, target):
         x = x.detach().requires_grad_()
         f = score(_logits(model, x), target)
@@ -169,7 +175,9 @@ def prepare(
     precision:str='float32', # 'float32'; 'tf32' (CUDA) or 'bf16' trade digits for speed
     compile:bool=False, # whether the network goes through `torch.compile`
 )->nn.Module:         # a faster copy in evaluation mode, or `model` itself
-    "The network with batch norm folded and in channels-last layout; warns and returns `model` where that changes its probabilities. Raises `InputError` for an unknown precision."
+    """The network with batch norm folded and in channels-last layout; warns and returns `model` where that changes its probabilities.
+
+    Raises `InputError` for an unknown precision."""
     if precision not in TOLERANCE: raise InputError(f'precision is {precision!r}; it must be one of {", ".join(TOLERANCE)}')
     if not sample.is_cuda: reuse_memory()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -193,7 +201,8 @@ def find_batch_size(
     sample:Tensor,   # (1, C, H, W) a normalised image
 )->int:              # points
     "The batch of points that suits the network and the device: the largest that fits on CUDA, the fastest elsewhere."
-    run = lambda n: value_and_gradient(model, sample.expand(n, -1, -1, -1), torch.zeros(n, dtype=torch.long, device=sample.device), batch_size=n)
+    target = torch.zeros(LARGEST, dtype=torch.long, device=sample.device)
+    run = lambda n: value_and_gradient(model, sample.expand(n, -1, -1, -1), target[:n], batch_size=n)
     if sample.is_cuda:
         used = []
         for n in (4, 8):

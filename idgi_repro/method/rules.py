@@ -122,7 +122,7 @@ riemann, trapezoid = Riemann(), Riemann('trapezoid')
 
 # %% ../../nbs/method/rules.ipynb #fbc2703d
 class IDGI(Rule):
-    "IDGI's segment, `g² df / |g|²`, zero where the gradient is zero (Yang, Wang, Bilgic 2023, Algorithm 1, https://openaccess.thecvf.com/content/CVPR2023/html/Yang_IDGI_A_Framework_To_Eliminate_Explanation_Noise_From_Integrated_Gradients_CVPR_2023_paper.html)."
+    "IDGI's segment, `g² df / |g|²`, 0 where the gradient is (Yang, Wang, Bilgic 2023, Algorithm 1, https://arxiv.org/abs/2303.14242)."
     def __init__(self,
         trapezoid:bool=False, # whether the weights are the mean of those at both ends
     ):
@@ -141,7 +141,7 @@ idgi, trapezoid_idgi = IDGI(), IDGI(trapezoid=True)
 class SecondOrder(Rule):
     "IDGI's segment to second order along the ray, from the Hessian times the gradient; `theory.ray_segment` has the formula."
     name, needs = 'second_order', frozenset({'score', 'hessian'})
-    def add(self, total, s): total += ray_segment(s.p.g, s.df.flatten(), s.p.h)
+    def add(self, total, s): total += s.sign*ray_segment(s.p.g, s.sign*s.df.flatten(), s.p.h)     # the ray starts where the walk is
 
 second_order = SecondOrder()
 
@@ -178,5 +178,7 @@ def as_rules(
     if odd or not rules: raise InputError(f'a rule is a Rule or a function (grad, dx, df), not {odd[0]!r}' if odd else 'no rules given')
     made = [r if isinstance(r, Rule) else FunctionRule(r) for r in rules]
     twice = sorted({r.name for r in made if sum(r.name == other.name for other in made) > 1})
-    if twice: raise InputError(f'two rules are called {twice[0]!r}, so their maps could not be told apart; give functions names of their own (def, not lambda)')
+    if twice:
+        raise InputError(f'two rules are called {twice[0]!r}, so their maps could not be told apart; '
+                         'give functions names of their own (def, not lambda)')
     return made

@@ -31,9 +31,11 @@ def load_paper(
     "The paper that `spec` names. Raises `InputError` for an unknown one, and for what is no paper."
     if spec in known_papers(): return import_module(f'idgi_repro.papers.{spec}').PAPER
     where, _, name = spec.rpartition(':')
-    if not where: raise InputError(f'unknown paper {spec!r}; known are {", ".join(known_papers())}, or your own as module:NAME or file.py:NAME')
+    if not where:
+        raise InputError(f'unknown paper {spec!r}; known are {", ".join(known_papers())}, or your own as module:NAME or file.py:NAME')
     found = getattr(user_module(where), name, None)
-    if not isinstance(found, Paper): raise InputError(f'{spec!r} must be a record of idgi_repro.records.Paper, but it is {type(found).__name__}')
+    if not isinstance(found, Paper):
+        raise InputError(f'{spec!r} must be a record of idgi_repro.records.Paper, but it is {type(found).__name__}')
     return found
 
 # %% ../../nbs/papers/loading.ipynb #fa1bd565

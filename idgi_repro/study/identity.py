@@ -33,7 +33,7 @@ def _essence(node):
 def _source(thing):
     "The source of a function or class; of a class typed at a prompt, which Python does not keep, that of its methods."
     try: return textwrap.dedent(inspect.getsource(thing))
-    except OSError: return '\n'.join(_source(v) for v in vars(thing).values() if inspect.isfunction(v)) if inspect.isclass(thing) else thing.__qualname__
+    except OSError: return '\n'.join(_source(v) for v in vars(thing).values() if inspect.isfunction(v))
 
 def _tree(thing):
     "The syntax tree of a function or class; of a lambda, which cannot be parsed alone, its line."

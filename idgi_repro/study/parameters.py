@@ -32,19 +32,19 @@ def option(
 class Parameters:
     "What a study and each of its shards have in common. Raises `InputError` for a value of another kind or out of range."
     paper:str = option('idgi', 'whose methods and metrics: a paper that comes with the package, or module:NAME, or file.py:NAME')
-    data:str = option('embedded', "ImageNet's validation set as a folder, the official tar or Parquet files, any folder of images, or 'embedded'")
+    data:str = option('embedded', "ImageNet's validation set as folder, tar or Parquet files; any folder of images; 'embedded'")
     methods:'list[str]' = option((), 'names of the methods (default: all of the paper\'s)')
     metrics:'list[str]' = option((), 'names of the metrics (default: all of the paper\'s)')
     steps:'list[int]' = option((), "numbers of segments (default: the paper's)")
     images:int = option(8, 'correctly classified images per network', shapes=False)
     seed:int = option(0, 'of the choice of images, and of random draws')
-    references:int = option(0, 'images per network and protocol whose maps are compared with those of 1024 steps, which costs as much as all else')
+    references:int = option(0, 'images per network and protocol whose maps are compared with those of 1024 steps; as dear as all else')
     exact:bool = option(False, 'use the networks as they are, without folding batch norm and changing the memory layout')
     precision:str = option('float32', 'of a prepared network: float32, or on a GPU tf32 or bf16, which trade digits for speed')
     out:str = option('results', 'results folder', shapes=False)
     device:str = option('cpu', 'cpu or cuda (default: on the command line cuda, where there is one)', shapes=False)
-    batch_size:'Optional[int]' = option(None, 'points or images per pass through the network (default: 32 on a CPU, on a GPU what fits)', shapes=False)
-    threads:'Optional[int]' = option(None, 'of the processor for each shard (default: all cores); small networks run faster as several shards of one thread', shapes=False)
+    batch_size:'Optional[int]' = option(None, 'points or images per pass (default: 32 on a CPU, on a GPU what fits)', shapes=False)
+    threads:'Optional[int]' = option(None, 'of the processor for each shard (default: all cores)', shapes=False)
     keep_maps:bool = option(False, 'keep the saliency maps as well, in half precision, in files beside the rows', shapes=False)
 
     def __post_init__(self):
@@ -55,13 +55,15 @@ class Parameters:
             if value is not None and value < least: raise InputError(f'{name} is {value}; it must be at least {least}')
 
 # %% ../../nbs/study/parameters.ipynb #f56eb045
-NETWORKS = 'mini_resnet and the other embedded ones, resnet50 and the others of the paper (with @WEIGHTS for other weights), module:function or file.py:function' # as the command line says it
+NETWORKS = ('mini_resnet and the other embedded ones, resnet50 and the others of the paper (with @WEIGHTS for other weights), '
+            'module:function or file.py:function') # as the command line says it
 JOBS = ('choose', 'shard', 'report') # rules of workflow/Snakefile
 
 @dataclass(frozen=True)
 class Study(Parameters):
     "What is to be run; the keys of a configuration file. Raises `InputError` for values that cannot be."
-    networks:'list[str]' = option(('mini_mobilenet', 'mini_resnet', 'mini_vgg', 'mini_densenet'), NETWORKS + ' (default: the four embedded ones)', flag='--models')
+    networks:'list[str]' = option(('mini_mobilenet', 'mini_resnet', 'mini_vgg', 'mini_densenet'),
+                                  NETWORKS + ' (default: the four embedded ones)', flag='--models')
     protocols:'list[str]' = option((), "corrected, published or both (default: the paper's)")
     shard_size:int = option(64, 'images per result file', shapes=False)
     figures:str = option('figures', 'folder for tables, figures and page', shapes=False, flag=None)
@@ -71,7 +73,8 @@ class Study(Parameters):
     def __post_init__(self):
         super().__post_init__()
         unknown = [r for r in self.resources if r not in JOBS] + [r for r, v in self.resources.items() if not isinstance(v, dict)]
-        if unknown: raise InputError(f'resources are given for {unknown[0]!r}; they belong under one of {", ".join(JOBS)}, as names with values')
+        if unknown:
+            raise InputError(f'resources are given for {unknown[0]!r}; they belong under one of {", ".join(JOBS)}, as names with values')
         if self.shard_size < 1: raise InputError(f'shard_size is {self.shard_size}; it must be at least 1')
         for p in self.protocols: check_steps(self.steps or (1,), p)
         for what, names in (('network', self.networks), ('protocol', self.protocols)):

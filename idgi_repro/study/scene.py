@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from ..method.attribution import attribute, saliency
 from ..method.gradients import predict, probability
-from ..method.metrics import CURVES, area, concentration, distance, energy_inside, information_curves, insertion, patchiness, pointing, ranks, stability, step_lengths
+from ..method.information import CURVES, area, information_curves
+from ..method.metrics import concentration, distance, energy_inside, insertion
+from ..method.metrics import patchiness, pointing, ranks, stability, step_lengths
 from ..method.paths import Curve
 from ..method.rules import as_rules
 from ..records import Measurement, Method, Paper
@@ -53,7 +55,8 @@ class Subject:
         "The black image as the network sees it, the baseline of the papers."
         return self.net.normalize(torch.zeros_like(self.pixels[:1]))
 
-    def __getitem__(self, rows): return replace(self, pixels=self.pixels[rows], target=self.target[rows], seeds=[self.seeds[i] for i in range(len(self.pixels))[rows]])
+    def __getitem__(self, rows:slice)->'Subject':
+        return replace(self, pixels=self.pixels[rows], target=self.target[rows], seeds=self.seeds[rows])
 
 def blank(protocol:str='corrected')->Subject:
     "A subject of a single pixel, to ask a method what it costs."
@@ -85,7 +88,8 @@ def _needed(paper, family):
 def _walked(methods, subject, steps, batch_size, tick):
     "Maps of methods that share a path, by name and n."
     path, rules = methods[0].path(subject), as_rules([m.rule for m in methods])
-    a = attribute(subject.net.module, subject.x, subject.target, path, (path.steps,) if path.steps else steps, rules, subject.protocol, probability, batch_size, tick)
+    steps = (path.steps,) if path.steps else steps
+    a = attribute(subject.net.module, subject.x, subject.target, path, steps, rules, subject.protocol, probability, batch_size, tick)
     return {(m.name, n): saliency(v) for m, r in zip(methods, rules) for (name, n), v in a.items() if name == r.name}
 
 def maps_of_family(
@@ -213,8 +217,8 @@ def _informed(scene):
     rows = [i for i, c in enumerate(scene.confident) if c]
     scene.forwards(K*(B - len(rows))*23)
     if rows:
-        found = information_curves(s.net.module, s.pixels[rows], scene.seen.blurred[rows], scene.maps[:, rows], s.target[rows], s.net.normalize,
-                                   batch_size=scene.batch_size, tick=scene.forwards, places=scene.places[:, rows])
+        seen = s.pixels[rows], scene.seen.blurred[rows], scene.maps[:, rows], s.target[rows]
+        found = information_curves(s.net.module, *seen, s.net.normalize, 'png', scene.batch_size, scene.forwards, scene.places[:, rows])
         for c in CURVES: curves[c][:, rows] = getattr(found, c).cpu()
         for i, reason in zip(rows, found.excluded()): scene.why[i] = reason
     return {c: area(v) for c, v in curves.items()} | {f'{c}_curve': v.float() for c, v in curves.items()}

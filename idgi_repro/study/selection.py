@@ -9,7 +9,7 @@ __all__ = ['CONFIDENT', 'select', 'choose']
 from pathlib import Path
 import hashlib, warnings
 
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from tqdm import tqdm
 
 from ..errors import InputError

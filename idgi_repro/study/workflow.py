@@ -72,16 +72,19 @@ def _chosen(study, paper, network, net, data, out):
     "What a network selects, without its pace."
     chosen, unread = choose(net, data, study.images, study.seed, out)
     shards = [s for s in shards_of(study, paper, network) if s.start < len(chosen)]
-    return dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads, images=len(chosen), wanted=study.images,
-                unlabelled='' if data.categories else data.advice, unread=unread[['name', 'error']].values.tolist(),
+    about = dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads)
+    unlabelled, unread = '' if data.categories else data.advice, unread[['name', 'error']].values.tolist()
+    return dict(**about, images=len(chosen), wanted=study.images, unlabelled=unlabelled, unread=unread,
                 shards={shard_file(s, paper, net.fingerprint(), chosen.iloc[s.start:s.stop]): _shaping(s) for s in shards})
 
 def make_choice(
     study:Study,
     paper:Paper,
     network:str, # one of its networks
-)->dict: # network, name, code, device, threads, images, wanted, unlabelled, unread, shards: {result file: its `Shard`'s fields}, seconds: {result file: estimate}
-    "Selects the images, names the shards and, unless an answer like this stands, times the network; writes the answer beside the results. Raises `InputError` for anything that cannot be used."
+)->dict: # what `_chosen` says, with shards: {result file: its `Shard`'s fields}, and seconds: {result file: estimate}
+    """Selects the images, names the shards and, unless an answer like this stands, times the network; writes the answer beside the results.
+
+    Raises `InputError` for anything that cannot be used."""
     if study.threads: torch.set_num_threads(study.threads)
     out, net = results_folder(study.out), load(network, study.device)
     found = json.loads(json.dumps(_chosen(study, paper, network, net, open_images(study.data), out)))
@@ -100,7 +103,8 @@ def remarks(
 )->list[str]:
     "What a user should know of a network's choice."
     unread, said = found['unread'], []
-    if found['unlabelled']: said += [f"{study.data} has no labels, so the class that {found['name']} predicts is explained; for labels, {found['unlabelled']}"]
+    if found['unlabelled']:
+        said += [f"{study.data} has no labels, so the class that {found['name']} predicts is explained; for labels, {found['unlabelled']}"]
     if unread: said += [f'{len(unread)} of the images of {study.data} are left out, such as {unread[0][0]}: {unread[0][1]}']
     if found['images'] < found['wanted']: said += [f"{found['name']} classifies {found['images']} images correctly, not {found['wanted']}"]
     return said
@@ -117,11 +121,13 @@ def _images(study, paper, network):
 def _cost(study, paper, network):
     "A line of the estimate."
     found, shards = _images(study, paper, network)
-    pace, source = (found['seconds_per_gradient'], f"measured, {found['device']}") if found else (np.nan, 'unknown before images are selected')
+    pace, source = np.nan, 'unknown before images are selected'
+    if found: pace, source = found['seconds_per_gradient'], f"measured, {found['device']}"
     add = lambda f: sum(f(s)*n for s, n in shards)
     rows = add(lambda s: maps_count(paper, s.methods, s.steps))
-    return dict(network=network, shards=len(shards), gradients=round(add(lambda s: s.gradients(paper))), forwards=round(add(lambda s: s.forwards(paper))),
-                hours=add(lambda s: s.cost(paper))*pace/3600, megabytes=rows*(ROW + MAP*study.keep_maps)/1e6, pace=source)
+    passes = dict(gradients=round(add(lambda s: s.gradients(paper))), forwards=round(add(lambda s: s.forwards(paper))))
+    hours, megabytes = add(lambda s: s.cost(paper))*pace/3600, rows*(ROW + MAP*study.keep_maps)/1e6
+    return dict(network=network, shards=len(shards), **passes, hours=hours, megabytes=megabytes, pace=source)
 
 def estimate(
     study:Study,
@@ -136,7 +142,8 @@ def told(
     table:pd.DataFrame, # from `estimate`
 )->str:
     "An estimate as text."
-    numbers = dict(gradients='{:,}'.format, forwards='{:,}'.format, hours=lambda h: '?' if h != h else f'{h:.2f}', megabytes='{:,.1f}'.format)
+    hours = lambda h: '?' if h != h else f'{h:.2f}'
+    numbers = dict(gradients='{:,}'.format, forwards='{:,}'.format, hours=hours, megabytes='{:,.1f}'.format)
     return table.to_string(index=False, na_rep='?', formatters=numbers)
 
 # %% ../../nbs/study/workflow.ipynb #5695088f
