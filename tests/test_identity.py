@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd, pytest
 
+import idgi_repro as ir
 from idgi_repro.method import paths, rules
 from idgi_repro.papers.idgi import PAPER
 from idgi_repro.papers.loading import load_paper
@@ -153,7 +154,7 @@ def test_the_code_of_a_rule_and_of_a_path_count_for_its_own_methods(monkeypatch)
         source(m, paths.StraightPath, 'class StraightPath(Curve):\n    def at(self, x, t): return x\n')
         assert key() != both and key(replace(SHARD, methods=('ig',))) != riemann
     with monkeypatch.context() as m:
-        for other in (paths.BlurPath, paths.GuidedPath): source(m, other, 'class Other(Curve):\n    pass\n')
+        for other in (ir.BlurPath, ir.GuidedPath): source(m, other, 'class Other(Curve):\n    pass\n')
         assert key() == both
         assert key(replace(SHARD, methods=('gig',))) != key(replace(SHARD, methods=('blurig',)))
     assert key() == both
@@ -275,6 +276,15 @@ def test_a_users_paper_counts_by_its_code(tmp_path):
     assert found() == found(text + '# the end\n') == found(parts=parts + 'def other(): return 1\n') == first
     assert found(text.replace('ir.riemann', 'ir.idgi')) != first != found(parts=parts.replace('0.', '1.'))
     assert found(text.replace('StraightPath(start(subject))', 'GuidedPath(start(subject))')) != first
+
+
+def test_a_lambda_is_what_it_says_wherever_it_stands(tmp_path):
+    "Not the rest of its line; and what it refers to counts."
+    text = 'from my_helper import doubled\ndef keep(*what): return what[0]\ntop = keep(\n    lambda x: doubled(x), \'title\')\n'
+    helper = dict(my_helper=BESIDE['my_helper'].replace('2*x', '3*x'))
+    first = digest(tmp_path/'a', text)
+    assert first == digest(tmp_path/'b', text.replace('title', 'other'))
+    assert first != digest(tmp_path/'c', text.replace('doubled(x)', 'doubled(-x)')) and first != digest(tmp_path/'d', text, helper)
 
 
 def test_a_method_that_takes_a_finished_map_counts_by_what_that_is_made_of(monkeypatch):

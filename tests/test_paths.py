@@ -136,6 +136,28 @@ def test_guided_in_pixel_space_hands_the_network_normalised_images():
     assert torch.allclose(points[0].g, (1/s).expand_as(x)), 'the corrected protocol keeps one space: the chain rule puts 1/std into the gradient'
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_the_published_guided_path_goes_from_exact_zeros_to_the_pixels_and_shows_float32(seed):
+    "As the published code walks: the network sees each point rounded to float32 and normalised in float32, bit for bit."
+    mean, std = (.485, .456, .406), (.229, .224, .225)
+    m, s = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+    pixels, seen = pictures(2, h=12, w=12, seed=seed).add(1).div(2).float(), []
+    x, black = (pixels - m)/s, (torch.zeros(1, 3, 12, 12) - m)/s
+    def see(xs): seen.append(xs[0]); return xs.square().sum((-3, -2, -1)), xs.sin()
+    def points(**how): seen.clear(); return list(GuidedPath(black, normalize=(mean, std), **how).visit(Look(see, None), x, 8, 'published'))
+    found = points(pixels=pixels)
+    assert not found[0].x.any() and torch.equal(found[-1].x, pixels.double()) and found[0].x.dtype == torch.float64
+    assert len(seen) == 8 and found[-1].f is None
+    for p, v in zip(found, seen): assert v.dtype == torch.float32 and torch.equal(v, (p.x.float() - m)/s)
+    again = points()
+    assert not torch.equal(again[-1].x, pixels.double()), 'denormalising the image does not give back the pixels'
+    assert torch.allclose(again[-1].x, pixels.double(), atol=1e-6)
+
+
+def test_pixels_without_their_normalisation_are_refused():
+    with pytest.raises(InputError, match='pixels are given without normalize'): GuidedPath(pixels=pictures(1))
+
+
 # -- what cannot be used
 
 @pytest.mark.parametrize('make', [StraightPath, GuidedPath], ids=lambda p: p.__name__)

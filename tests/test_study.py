@@ -8,7 +8,9 @@ from torch import nn
 
 from idgi_repro.errors import InputError
 from idgi_repro.method.attribution import NotFinite
+from idgi_repro.method.paths import noise
 from idgi_repro.papers.idgi import PAPER, SIX
+from idgi_repro.records import Measurement, Method, Metric, Paper
 from idgi_repro.study import selection, shard as room
 from idgi_repro.study.imagenet import open_images
 from idgi_repro.study.images import Embedded
@@ -115,6 +117,23 @@ def test_shards_partition_the_chosen_images(tmp_path):
     parts = [pd.read_parquet(run(s, PAPER)) for s in shards_of(study, PAPER)]
     assert [p.name.nunique() for p in parts] == [2, 1]
     assert set(pd.concat(parts).name) == set(whole.name)
+
+
+def test_random_draws_do_not_depend_on_batch_or_shard(tmp_path):
+    "A method that draws at random gives an image the same map in any batch and shard, and another with another seed."
+    corner = Measurement('corner', lambda scene: dict(corner=scene.maps[:, :, 0, 0].double()))
+    random = Method('random', 'Random', function=lambda s: noise(s.seeds, s.pixels.shape[-2:]))
+    paper = Paper('toy', 'Toy', (random,), (Metric('corner', 'Corner', '', corner),))
+    def found(out, *shards, **how):
+        how = dict(network='mini_vgg', data='embedded:20', images=4, out=str(tmp_path/out)) | how
+        files = [run(Shard(start=i, stop=j, **how), paper) for i, j in shards]
+        return pd.concat(map(pd.read_parquet, files)).set_index('name').corner.sort_index()
+    whole = found('whole', (0, 4))
+    assert whole.nunique() == 4
+    split, batches = found('split', (2, 4), (0, 1), (1, 2)), found('batches', (0, 4), batch_size=1)
+    for same in (split, batches, found('published', (0, 4), protocol='published')):
+        pd.testing.assert_series_equal(same, whole, check_exact=True)
+    assert not {*found('seed', (0, 4), seed=1)} & {*whole}
 
 
 def test_an_interrupted_shard_leaves_nothing_that_looks_finished(tmp_path):

@@ -128,8 +128,8 @@ def test_a_text_chunk_that_unfolds(tmp_path):
 
 # names of files
 
-NAMES = ['../../up', '/absolute', '..', '.', '', 'a/../../b', '~root', '.hidden', '-rf', 'a\0b', 'a\nb', 'x'*5000, '../'*2000, 'ü'*300, '\udcff',
-         'con:', '$(touch x)', '`x`', EVIL, 'a\\..\\b', '%2e%2e%2f']
+NAMES = ['../../up', '/absolute', '..', '.', '', 'a/../../b', '~root', '.hidden', '-rf', 'a\0b', 'a\nb', 'x'*5000, '../'*2000, 'ü'*300,
+         '\udcff', 'con:', '$(touch x)', '`x`', EVIL, 'a\\..\\b', '%2e%2e%2f']
 
 
 @pytest.mark.parametrize('name', NAMES, ids=lambda n: ascii(n)[:20])
@@ -177,10 +177,10 @@ def test_the_shard_notebook_states_the_types_of_a_shard():
 
 
 WHOLE, TEXTS, NUMBERS = 'int Optional[int]', 'list[str]', 'list[int]'
-KINDS_OF = [('x', 'str'), ('é', 'str'), ('a\0b', ''), ('a\udcff', ''), (b'x', ''), (Path('x'), ''), (None, 'Optional[int]'), (0, WHOLE), (-3, WHOLE),
-            (True, 'bool'), (False, 'bool'), (1., ''), (np.int64(3), ''), (np.bool_(True), ''), (np.float32(1), ''), ([], f'{TEXTS} {NUMBERS}'),
-            (['a'], TEXTS), (('a', 'b'), TEXTS), ([1], NUMBERS), ((2, 3), NUMBERS), (['a', 1], ''), ([True], ''), ([1.], ''), ([None], ''),
-            (['a\0'], ''), ([['a']], ''), ({'a': 1}, 'dict'), ({1}, ''), (print, '')]
+KINDS_OF = [('x', 'str'), ('é', 'str'), ('a\0b', ''), ('a\udcff', ''), (b'x', ''), (Path('x'), ''), (None, 'Optional[int]'), (0, WHOLE),
+            (-3, WHOLE), (True, 'bool'), (False, 'bool'), (1., ''), (np.int64(3), ''), (np.bool_(True), ''), (np.float32(1), ''),
+            ([], f'{TEXTS} {NUMBERS}'), (['a'], TEXTS), (('a', 'b'), TEXTS), ([1], NUMBERS), ((2, 3), NUMBERS), (['a', 1], ''),
+            ([True], ''), ([1.], ''), ([None], ''), (['a\0'], ''), ([['a']], ''), ({'a': 1}, 'dict'), ({1}, ''), (print, '')]
 
 
 @pytest.mark.parametrize('value, kinds', KINDS_OF, ids=ascii)
@@ -192,15 +192,14 @@ def test_the_kinds_of_a_value(value, kinds):
             assert str(e.value) == f'p is {repr(value)[:80]}; it must be {TYPES[kind]}'
 
 
-WRONG = dict(
-    paper=[1, None], network=[3, None, ['mini_vgg']], data=[None, b'embedded', 'a\0b'], methods=['ig', [1], None, [['ig']]],
-    metrics=['insertion', [1], None], steps=[8, '8', ['8'], [8.], [True], None], protocol=[1, None], start=['0', 0., False], stop=['2', None],
-    images=[True, '2'], seed=['0', None, .5], references=[None, True, '1'], exact=['False', 0], precision=[32, None], out=[None, Path('r')],
-    device=[0, None], batch_size=['32', True], threads=[1.], keep_maps=['yes', 1])
+WRONG = dict(paper=[1, None], network=[3, None, ['mini_vgg']], data=[None, b'embedded', 'a\0b'], methods=['ig', [1], None, [['ig']]],
+             metrics=['insertion', [1], None], steps=[8, '8', ['8'], [8.], [True], None], protocol=[1, None], start=['0', 0., False],
+             stop=['2', None], images=[True, '2'], seed=['0', None, .5], references=[None, True, '1'], exact=['False', 0],
+             precision=[32, None], out=[None, Path('r')], device=[0, None], batch_size=['32', True], threads=[1.], keep_maps=['yes', 1])
 WRONG = [{k: v} for k, values in WRONG.items() for v in values]
-VALUES = [dict(seed=-1), dict(references=-1), dict(start=-1), dict(stop=0), dict(images=1), dict(steps=[0]), dict(steps=[-8]), dict(methods=['lime']),
-          dict(metrics=['beauty']), dict(protocol='open'), dict(protocol=''), dict(precision='float16'), dict(batch_size=0), dict(threads=0),
-          dict(paper='poem')]
+VALUES = [dict(seed=-1), dict(references=-1), dict(start=-1), dict(stop=0), dict(images=1), dict(steps=[0]), dict(steps=[-8]),
+          dict(methods=['lime']), dict(metrics=['beauty']), dict(protocol='open'), dict(protocol=''), dict(precision='float16'),
+          dict(batch_size=0), dict(threads=0), dict(paper='poem')]
 
 
 @pytest.fixture
@@ -231,9 +230,12 @@ def test_a_shard_of_wrong_values(wrong, tmp_path, no_kernel):
 
 
 @pytest.mark.parametrize('name, wrong, said', [
-    ('shard', {'stop=2; import os': 1}, 'has no parameter'), ('shard', dict(stepz=[8]), "has no parameter 'stepz'; it has paper, data, methods"),
-    ('shard', dict(grid='closed'), "has no parameter 'grid'"), ('report', dict(results=1), 'results is 1'), ('report', dict(out=None), 'out is None'),
-    ('report', dict(maps_of='0'), "maps_of is '0'; it must be a whole number or None"), ('report', dict(results=Path('r')), 'results is PosixPath'),
+    ('shard', {'stop=2; import os': 1}, 'has no parameter'),
+    ('shard', dict(stepz=[8]), "has no parameter 'stepz'; it has paper, data, methods"),
+    ('shard', dict(grid='closed'), "has no parameter 'grid'"), ('report', dict(results=1), 'results is 1'),
+    ('report', dict(out=None), 'out is None'),
+    ('report', dict(maps_of='0'), "maps_of is '0'; it must be a whole number or None"),
+    ('report', dict(results=Path('r')), 'results is PosixPath'),
     ('choose', dict(configuration='x', network='a'), "configuration is 'x'; it must be names with values"),
     ('choose', dict(configuration=dict(grids=['closed']), network='a'), "'grids' is called protocols")], ids=str)
 def test_other_parameters(name, wrong, said, tmp_path, no_kernel):
@@ -247,8 +249,8 @@ def test_right_parameters_pass():
     check_parameters('report', dict(results='r', out='o', maps_of=None))
 
 
-TRICKS = ['"; import os; os.abort() #', "'); import os; os.abort() #", '\\', '\\"', "'''", '"""', '\n', 'a\nimport os\nos.abort()', '{0}', '%s',
-          '\\N{BULLET}', '\r\n', 'é', EVIL]
+TRICKS = ['"; import os; os.abort() #', "'); import os; os.abort() #", '\\', '\\"', "'''", '"""', '\n', 'a\nimport os\nos.abort()', '{0}',
+          '%s', '\\N{BULLET}', '\r\n', 'é', EVIL]
 
 @pytest.mark.parametrize('text', TRICKS, ids=ascii)
 def test_a_parameter_is_a_literal_in_the_notebook(text):

@@ -35,11 +35,17 @@ def _source(thing):
     try: return textwrap.dedent(inspect.getsource(thing))
     except OSError: return '\n'.join(_source(v) for v in vars(thing).values() if inspect.isfunction(v))
 
+def _lambdas(code):
+    "All lambdas that begin on the line of one, which its code does not tell from its neighbours; where there is no source, the code."
+    try: lines, _ = inspect.findsource(code)
+    except OSError: return ast.parse(repr((code.co_code, code.co_names)))
+    return [n for n in ast.walk(ast.parse(''.join(lines))) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno]
+
 def _tree(thing):
-    "The syntax tree of a function or class; of a lambda, which cannot be parsed alone, its line."
-    source = _source(thing)
-    try: return ast.parse(source)
-    except SyntaxError: return ast.parse(repr(source.split('lambda', 1)[-1].split('#')[0].strip()))
+    "The syntax tree of a function or class."
+    if getattr(thing, '__name__', '') != '<lambda>': return ast.parse(_source(thing))
+    found = _lambdas(thing.__code__)
+    return ast.Module([ast.Expr(n) for n in found], []) if isinstance(found, list) else found
 
 class _Names(ast.NodeVisitor):
     "The names that a tree reads, but for those in annotations and in what errors say."
