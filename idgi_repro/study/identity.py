@@ -7,9 +7,11 @@ __all__ = ['code_digest']
 
 # %% ../../nbs/study/identity.ipynb #identi01
 from functools import cache, partial
-import ast, hashlib, inspect, sys, textwrap
+import ast, hashlib, inspect, re, sys, textwrap
 
 from torch import Tensor
+
+from .own import _installed, _place
 
 # %% ../../nbs/study/identity.ipynb #d69e76cf
 def _silent(node):
@@ -43,25 +45,50 @@ class _Names(ast.NodeVisitor):
     "The names that a tree reads, but for those in annotations and in what errors say."
     def __init__(self): self.found = set()
     def visit_Name(self, node): self.found.add(node.id)
+    def visit_Attribute(self, node):
+        if re.fullmatch(r'[\w.]+', name := ast.unparse(node)): self.found.add(name)
+        else: self.generic_visit(node)
     def visit_Raise(self, node): pass
     def visit_arg(self, node): pass
     def visit_AnnAssign(self, node): self.visit(node.value) if node.value else None
     def visit_FunctionDef(self, node):
         for part in (*node.decorator_list, *node.body): self.visit(part)
 
+def _functions(thing): return [thing] if inspect.isfunction(thing) else [v for v in vars(thing).values() if inspect.isfunction(v)]
+
+def _defaults(thing):
+    "The numbers and texts that arguments have where nothing is said."
+    given = [v for f in _functions(thing) for v in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())]
+    return [v for v in given if isinstance(v, (int, float, str, bytes, type(None)))]
+
 def _space(thing):
     "The names that were in reach where a function or class was defined."
-    functions = [thing] if inspect.isfunction(thing) else [v for v in vars(thing).values() if inspect.isfunction(v)]
+    functions = _functions(thing)
     return functions[0].__globals__ if functions else vars(sys.modules.get(thing.__module__, object))
 
 def _root(thing): return (getattr(thing, '__module__', None) or '').split('.')[0]
+
+def _ours(module, roots):
+    "Whether a module, or the module of that name, is of the package, of what the digest is of, or a file of the user's beside it."
+    name = module.__name__ if inspect.ismodule(module) else module or ''
+    file = _place(sys.modules.get(name)) if name not in ('__main__', '') else None
+    return name.split('.')[0] in roots or bool(file) and not _installed(file)
+
+def _named(name, space, roots):
+    "What a dotted name stands for, followed through modules of ours."
+    first, *rest = name.split('.')
+    thing = space[first]
+    for part in rest:
+        if not inspect.ismodule(thing) or not _ours(thing, roots): break
+        thing = getattr(thing, part, None)
+    return thing
 
 def _gather(thing, roots, found):
     "Puts texts that stand for `thing` and all that it refers to into `found`, a dict by what they are of."
     thing = inspect.unwrap(thing) if callable(thing) else thing
     if isinstance(thing, partial): return _gather((thing.func, thing.args, tuple(thing.keywords.items())), roots, found)
     if inspect.isfunction(thing) or inspect.isclass(thing):
-        if _root(thing) not in roots: return f'{thing.__module__}.{thing.__qualname__}'
+        if not _ours(thing.__module__, roots): return f'{thing.__module__}.{thing.__qualname__}'
         name = f'{thing.__module__}.{thing.__qualname__}'
         if name not in found:
             tree, names = _tree(thing), _Names()
@@ -69,15 +96,16 @@ def _gather(thing, roots, found):
             names.visit(tree)
             space = _space(thing)
             inner = inspect.getclosurevars(thing).nonlocals if inspect.isfunction(thing) else {}
-            said = [(n, _gather({**space, **inner}[n], roots, found)) for n in sorted(names.found) if n in space or n in inner]
-            found[name] += repr([(n, s) for n, s in said if s])
+            space = {**space, **inner}
+            said = [(n, _gather(_named(n, space, roots), roots, found)) for n in sorted(names.found) if n.split('.')[0] in space]
+            found[name] += repr(([(n, s) for n, s in said if s], _defaults(thing)))
         return name
     if isinstance(thing, (tuple, list)): return repr([_gather(v, roots, found) for v in thing])
     if isinstance(thing, (set, frozenset)): return repr(sorted(map(str, thing)))
     if isinstance(thing, dict): return repr([(str(k), _gather(v, roots, found)) for k, v in thing.items()])
     if isinstance(thing, Tensor): return hashlib.sha256(thing.detach().cpu().numpy().tobytes()).hexdigest()
     if isinstance(thing, (int, float, str, bytes, bool, type(None))): return repr(thing)
-    if _root(type(thing)) in roots: return _gather((type(thing), getattr(thing, '__dict__', {})), roots, found)
+    if _ours(type(thing).__module__, roots): return _gather((type(thing), getattr(thing, '__dict__', {})), roots, found)
     return ''
 
 # %% ../../nbs/study/identity.ipynb #57a4c5c2

@@ -27,8 +27,8 @@ from .images import decode, load_batch
 from .imagenet import open_images
 from .models import Network, load
 from .parameters import Parameters, option
-from .scene import FORWARD, Scene, Subject, Views, families, gradients_of, maps_count, seed_of, views
-from .selection import choose
+from .scene import FORWARD, Scene, Subject, Views, _needed, families, gradients_of, maps_count, seed_of, views
+from .selection import CONFIDENT, _verdict, choose
 
 # %% ../../nbs/study/shard.ipynb #7f325e84
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def code_of(
     paper:Paper,
 )->str:           # 12 hexadecimal digits
     "Hash of the code that the shard's rows come from."
-    methods = [m for family in families(paper, shard.methods) for m in family]
-    found = [(m.path, m.rule, m.function, m.of and paper.method(m.of).function, m.exact) for m in methods]
-    core = code_digest(rows_of, run, prepare, Network.normalize, Network.pixels, Network.crop_mask, load_batch, decode)
+    methods = [m for family in families(paper, shard.methods) for m in _needed(paper, family)]
+    found = [(m.path, m.rule, m.function, m.exact) for m in methods]
+    core = code_digest(_loaded, _networks, _finite_rows, _verdict, CONFIDENT, Network.normalize, Network.pixels, Network.crop_mask, decode)
     measured = [code_digest(m.function) for m in shard.measurements(paper)]
     return hashlib.sha256(repr([*map(_digests, found), measured, core]).encode()).hexdigest()[:12]
 
