@@ -16,9 +16,9 @@ from torch import nn
 
 from idgi_repro.method.attribution import attribute, saliency
 from idgi_repro.method.gradients import evaluating, predict, prepare, probability
+from idgi_repro.method.guided import GuidedPath
 from idgi_repro.method.information import CODECS, _pool, _size, information_curves
 from idgi_repro.method.metrics import insert, insertion, ranks
-from idgi_repro.method.guided import GuidedPath
 from idgi_repro.method.paths import BlurPath, StraightPath
 from idgi_repro.method.rules import idgi, riemann
 from idgi_repro.papers.idgi import PAPER

@@ -249,7 +249,8 @@ def _localised(scene):
     columns = dict(energy_inside=scene.column(), pointing=scene.column())
     for i, mask in enumerate(scene.seen.mask):
         if mask is None: continue
-        columns['energy_inside'][:, i], columns['pointing'][:, i] = energy_inside(scene.maps[:, i], mask), pointing(scene.maps[:, i], mask)
+        columns['energy_inside'][:, i] = energy_inside(scene.maps[:, i], mask).to(scene.maps)
+        columns['pointing'][:, i] = pointing(scene.maps[:, i], mask)
     return columns
 
 def _completed(scene):
