@@ -182,7 +182,7 @@ def _study(arguments):
     "The study that `idgi-repro study`'s arguments ask for."
     given = {k: v for k, v in vars(arguments).items() if k not in ('command', 'config', 'dry_run')}
     found = (read_config(arguments.config) if 'config' in arguments else {}) | given
-    study = configured(found) # mistakes are answered before torch is imported
+    study = configured(found)
     return study if 'device' in found else replace(study, device=_device())
 
 def _words(argv):
@@ -201,9 +201,10 @@ def _done(a):
     "What a command has to say, and whether all is well."
     if a.command == 'data': return check(a.path, a.all)
     if a.command == 'explain': return explain(a.photo, a.model, a.out, a.target, a.steps, a.protocol, _device(a.device), a.paper), True
-    if a.command == 'study' and 'dry_run' in a: return _costs(_study(a)), True
+    if a.command == 'study': study = _study(a) # mistakes are answered before all that takes seconds to import
+    if 'dry_run' in a: return _costs(study), True
     from idgi_repro.jobs import make_report, run_study
-    return run_study(_study(a)) if a.command == 'study' else make_report(a.results, a.out, a.photographs, a.paper), True
+    return run_study(study) if a.command == 'study' else make_report(a.results, a.out, a.photographs, a.paper), True
 
 def main(
     argv:list[str]=None, # the arguments; None takes the process's own

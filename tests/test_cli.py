@@ -248,7 +248,9 @@ def test_old_words_are_answered_with_the_new(capsys, tmp_path, argv, message):
     manifest = json.dumps(dict(shard=shard, version='0.1.0', weights='w', seconds=1., skipped=[], failed=[]))
     old = pa.table({k: [v] for k, v in row.items()}).replace_schema_metadata({b'idgi_repro': manifest.encode()})
     pq.write_table(old, tmp_path/'results/a-closed-00000.parquet')
-    assert message in refused(capsys, *(a.replace('OLD', str(tmp_path)) for a in argv))
+    assert main([a.replace('OLD', str(tmp_path)) for a in argv]) == 2
+    said = capsys.readouterr().err
+    assert message in said and '\nidgi-repro: ' in f'\n{said}' and 'Traceback' not in said
 
 
 def test_study_and_report_end_to_end(capsys, tmp_path):

@@ -1,8 +1,8 @@
 "What a result file's name stands for: all that changes its numbers, and nothing else."
-import importlib, sys
+import importlib, json, sys
 from dataclasses import replace
 
-import pandas as pd, pytest
+import pandas as pd, pyarrow.parquet as pq, pytest
 
 import idgi_repro as ir
 from idgi_repro.method import paths, rules
@@ -258,6 +258,8 @@ def test_a_photograph_replaced_under_its_name_is_computed_anew(tmp_path):
         images[i].open().save(photos/'a.png')
         files.append(run(shard_of('mini_vgg', photos, out), PAPER))
     assert files[0] == files[2] != files[1]
+    made = [json.loads(pq.read_schema(f).metadata[b'idgi_repro']) for f in files]
+    assert made[0]['digests'] != made[1]['digests'] and made[0]['code'] == made[1]['code'] and made[0]['weights'] == made[1]['weights']
     assert pd.read_parquet(files[0]).prob[0] != pd.read_parquet(files[1]).prob[0]
 
 

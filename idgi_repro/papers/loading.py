@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from .. import papers
 from ..errors import InputError
 from ..records import Paper
-from ..report.results import result_files
+from ..report.results import read, result_files
 from ..study.own import user_module
 
 # %% ../../nbs/papers/loading.ipynb #7639d24c
@@ -43,7 +43,8 @@ def paper_of(
     results, # folder that a study wrote to
 )->str:      # what `load_paper` takes
     "Whose results a folder holds, by the first file that says so. Raises `InputError` where none does."
-    for file in result_files(Path(results)):
+    for file in (found := result_files(Path(results))):
         try: return json.loads(pq.read_schema(file).metadata[b'idgi_repro'])['shard']['paper']
-        except (OSError, ValueError, KeyError, TypeError): continue      # damaged, or not of this version: the report names it
+        except (OSError, ValueError, KeyError, TypeError): continue      # damaged, or not of this version
+    if found: read(results)                                              # which says so
     raise InputError(f'nothing in {results} says of which paper it is; run the study again with this version, or give --paper')

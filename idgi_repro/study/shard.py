@@ -272,7 +272,8 @@ def run(
         why = failed or 'there are fewer correctly classified images'
         raise InputError(f'no image of {shard.start} to {shard.stop} could be computed for {net.name}: {why}')
     skipped, seconds = unread[['name', 'error']].values.tolist(), round(time.perf_counter()-began, 1)
-    manifest = _manifest(shard, paper, net, device=str(shard.device), seconds=seconds, skipped=skipped, failed=failed)
+    digests = hashlib.sha256(repr([*chosen['digest']]).encode()).hexdigest()[:12]
+    manifest = _manifest(shard, paper, net, digests=digests, device=str(shard.device), seconds=seconds, skipped=skipped, failed=failed)
     if shard.keep_maps: write_maps(kept, manifest, maps_file(file))
     write(rows, manifest, file)
     return file
