@@ -6,7 +6,8 @@ import lazy_loader
 
 __version__ = "0.2.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ['method', 'study', 'report', 'papers', 'cli', 'jobs', 'errors', 'files', 'records'], {
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [
+    'method', 'study', 'report', 'papers', 'cli', 'jobs', 'errors', 'files', 'records'], {
     'method.attribution': ['attribute', 'saliency', 'PathMethod', 'IntegratedGradients', 'GuidedIG', 'BlurIG', 'IDGI', 'NotFinite'],
     'method.gradients': ['probability', 'logit', 'contrast', 'predict', 'value_and_gradient', 'prepare'],
     'method.paths': ['Path', 'Curve', 'Point', 'StraightPath', 'BlurPath'],
