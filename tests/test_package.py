@@ -20,7 +20,7 @@ def python(code):
     return subprocess.run([sys.executable, '-c', f'import sys; sys.path.insert(0, {str(root)!r}); {code}'], check=True, capture_output=True, text=True).stdout.split()
 
 
-@pytest.mark.parametrize('name', by_name(ROOMS | NAMES))
+@pytest.mark.parametrize('name', sorted(ROOMS | NAMES))
 def test_every_public_name_is_there(name): assert isinstance(getattr(idgi_repro, name), ModuleType) == (name in ROOMS)
 
 @pytest.mark.parametrize('name', sorted(NAMES))
