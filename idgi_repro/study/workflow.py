@@ -71,11 +71,11 @@ def _shaping(shard): return {f.name: getattr(shard, f.name) for f in fields(shar
 def _chosen(study, paper, network, net, data, out):
     "What a network selects, without its pace."
     chosen, unread = choose(net, data, study.images, study.seed, out)
-    shards = [s for s in shards_of(study, paper, network) if s.start < len(chosen)]
+    shards, weights = [s for s in shards_of(study, paper, network) if s.start < len(chosen)], net.fingerprint()
     about = dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads)
     unlabelled, unread = '' if data.categories else data.advice, unread[['name', 'error']].values.tolist()
     return dict(**about, images=len(chosen), wanted=study.images, unlabelled=unlabelled, unread=unread,
-                shards={shard_file(s, paper, net.fingerprint(), chosen.iloc[s.start:s.stop]): _shaping(s) for s in shards})
+                shards={shard_file(s, paper, weights, chosen.iloc[s.start:s.stop]): _shaping(s) for s in shards})
 
 def make_choice(
     study:Study,
