@@ -351,12 +351,11 @@ def test_scaling_the_logits_scales_their_attribution(x, kind, protocol, k):
 
 
 def test_nested_step_counts_share_one_walk_and_others_take_their_own():
-    "Counted in gradients, one tick of B images for each point that needs one."
+    "Counted in gradients, ticked off pass by pass."
     def gradients(path, steps, protocol='corrected'):
         ticks = []
         attribute(smooth(), pictures(2), classes(2), path, steps, protocol=protocol, tick=ticks.append)
-        assert set(ticks) == {2}
-        return len(ticks)
+        return sum(ticks)/2
     assert gradients(StraightPath(), (2, 4, 8)) == gradients(StraightPath(), (2, 4, 8), 'published') == 8
     assert gradients(BlurPath(2.), (3, 4, 8)) == 8 + 3 and gradients(GuidedPath(), (2, 4)) == 2 + 4
 

@@ -21,15 +21,16 @@ from ..records import check_steps
 
 # %% ../../nbs/method/attribution.ipynb #2bac20db
 def _step(rules, totals, n, sign, p, q):
-    "Adds the segment from p to q, or what p stands for where q is on another line, and ends the line there."
-    together = q is not None and q.line == p.line
-    if together or p.way is not None:
-        segment = Segment(p, q if together else None, n, sign)
-        for r in rules: r.add(totals[r.name, n], segment)
-    if not together:
-        for r in rules: r.line(totals[r.name, n], p)
+    "Adds the segment from p to q."
+    segment = Segment(p, q, n, sign)
+    for r in rules: r.add(totals[r.name, n], segment)
 
-def _walk(path, look, x, steps, rules, protocol, tick):
+def _end(rules, totals, n, sign, p):
+    "Adds what the last point of a line stands for by itself, and ends the line."
+    if p.way is not None: _step(rules, totals, n, sign, p, None)
+    for r in rules: r.line(totals[r.name, n], p)
+
+def _walk(path, look, x, steps, rules, protocol):
     "Totals of every rule and n over one walk of max(steps) segments, and the scores met on the way (points, B)."
     N, last, scores = max(steps), {}, []
     totals = {(r.name, n): r.start(x) for r in rules for n in steps}
@@ -37,11 +38,15 @@ def _walk(path, look, x, steps, rules, protocol, tick):
         if q.f is not None: scores.append(q.f)
         for n in steps:
             if j % (N//n): continue
-            if j: _step(rules, totals, n, path.sign, last[n], q)
-            last[n] = q
-        if q.g is not None: tick(len(x))
-    for n in steps: _step(rules, totals, n, path.sign, last[n], None)
-    return {(r.name, n): r.finish(totals[r.name, n]) for r in rules for n in steps}, torch.stack(scores)
+            if p := last.pop((n, q.line), None): _step(rules, totals, n, path.sign, p, q)
+            if q.ends: _end(rules, totals, n, path.sign, q)
+            else: last[n, q.line] = q
+    for (n, _), p in last.items(): _end(rules, totals, n, path.sign, p)
+    found = {(r.name, n): r.finish(totals[r.name, n]) for r in rules for n in steps}
+    for r in rules:
+        if r.shared and path.share != 1:
+            for n in steps: found[r.name, n] = found[r.name, n]*path.share
+    return found, torch.stack(scores)
 
 # %% ../../nbs/method/attribution.ipynb #f2eee1ed
 def _check_images(x):
@@ -57,6 +62,15 @@ def _check(x, target, steps, protocol):
     if target.shape != x.shape[:1] or target.is_floating_point():
         raise InputError(f'target must be {len(x)} class indices, one per image, not {target.dtype} of shape {tuple(target.shape)}')
     check_steps(steps, protocol)
+
+def _check_path(path, rules, steps):
+    "Raises `InputError` where the path has nothing to offer that a rule needs, or another number of points."
+    kind = type(path).__name__
+    if path.steps and tuple(steps) != (path.steps,): raise InputError(f'this {kind} has {path.steps} points, not {list(steps)}; leave out the steps')
+    for r in rules:
+        if found := sorted(r.needs & path.lacks):
+            said = dict(score='the change of the score between two points of a line', end="the gradient at a segment's end", hessian='the Hessian')
+            raise InputError(f'the rule {r.name!r} needs {said[found[0]]}, which this {kind} does not have')
 
 # %% ../../nbs/method/attribution.ipynb #1a2a782b
 class NotFinite(InputError):
@@ -74,14 +88,16 @@ def looking(
     score:Callable,   # (logits, target) -> (B,)
     batch_size:int,   # points per pass
     needs:frozenset,  # of all rules
+    tick:Callable=lambda n: None, # called with the number of gradients computed
 )->Look:
     "A `Look` at the network, in batches."
     checks = [_check_target]                # of the first pass only: a GPU would have to wait for each
     def checked(logits, c):
         while checks: checks.pop()(logits, c)
         return score(logits, c)
-    def see(xs, c=target):
-        f, g = _seen(model, xs.flatten(0, 1), c.repeat(len(xs)), checked, batch_size)
+    def see(xs, c=target, score=checked):
+        f, g = _seen(model, xs.flatten(0, 1), c.expand(xs.shape[:2]).flatten(), score, batch_size)
+        tick(len(f))
         return f.view(xs.shape[:2]), g.view_as(xs)
     def value(xs, c=target):
         return score(predict(model, xs.flatten(0, 1), batch_size), c.repeat(len(xs))).view(xs.shape[:2])
@@ -101,7 +117,7 @@ def attribute(
     protocol:str='corrected', # or 'published', what the paper's code computes
     score:Callable=probability, # the function explained, (logits, target) -> (B,)
     batch_size:int=64, # points per pass through the network
-    tick:Callable=lambda n: None, # called with the number of gradients computed, after every point, for a progress bar
+    tick:Callable=lambda n: None, # called with the number of gradients computed after every pass, for a progress bar
 )->dict[tuple[str,int],Tensor]: # (B, C, H, W) attributions, keyed by rule name and n
     """Attributions of every rule and step count, with as few walks as the path allows.
 
@@ -109,9 +125,10 @@ def attribute(
     target, steps = torch.as_tensor(target, device=x.device), (path.steps or 128,) if steps is None else steps
     _check(x, target, steps, protocol)
     rules = [r.on(path, protocol) for r in as_rules(rules)]
-    look, maps = looking(model, x, target, score, batch_size, frozenset().union(*(r.needs for r in rules))), {}
+    _check_path(path, rules, steps)
+    look, maps = looking(model, x, target, score, batch_size, frozenset().union(*(r.needs for r in rules)), tick), {}
     for walk in path.walks(steps, protocol):
-        with evaluating(model): found, scores = _walk(path, look, x, walk, rules, protocol, tick)
+        with evaluating(model): found, scores = _walk(path, look, x, walk, rules, protocol)
         fine = scores.isfinite().all(0)
         for a in found.values(): fine &= a.isfinite().flatten(1).all(1)
         if not fine.all(): raise NotFinite((~fine).nonzero()[:, 0].tolist())
@@ -156,8 +173,8 @@ class PathMethod:
         path = self.path(baselines)
         a, = attribute(self.model, inputs, target, path, (n_steps,), (self.rule,), protocol, self.score, internal_batch_size).values()
         if not return_convergence_delta: return a
-        start, end = (self.score(predict(self.model, v, internal_batch_size), target) for v in path.ends(inputs))
-        return a, a.sum((1, 2, 3)) - (end - start)
+        score = lambda p: self.score(predict(self.model, p.flatten(0, 1), internal_batch_size), target.repeat(len(p))).view(p.shape[:2])
+        return a, a.sum((1, 2, 3)) - path.change(score, inputs)
 
 # %% ../../nbs/method/attribution.ipynb #baaa30be
 class IntegratedGradients(PathMethod):

@@ -28,6 +28,7 @@ class Point:
     weight: float|None = None # of `way`; None: 1/n
     line: int = 0            # which of the path's lines it lies on
     span: Tensor|None = None # (B, C, H, W) displacement of the whole line
+    ends: bool = False       # whether its line ends here; the last points of a walk need not say so
 
     @cached_property
     def squares(self)->tuple[Tensor,Tensor]: # (B, C, H, W) and (B, 1, 1, 1)
@@ -41,7 +42,7 @@ class Point:
 @dataclass
 class Look:
     "How a path sees the network: scores and gradients of a stack of points, and no more of them than the rules need."
-    see: Callable      # points (T, B, C, H, W)[, classes (B,)] -> scores (T, B) and gradients (T, B, C, H, W)
+    see: Callable      # points (T, B, C, H, W)[, classes (B,) or (T, B)[, score]] -> scores (T, B) and gradients (T, B, C, H, W)
     value: Callable    # points (T, B, C, H, W)[, classes (B,)] -> scores (T, B)
     block: int = 8     # how many points of each image share a pass
     hessian: Callable|None = None # points and directions (T, B, C, H, W) -> Hessian times direction
@@ -75,6 +76,9 @@ class Path:
     sign = 1                # -1 for a path walked from the image to the baseline
     steps = None            # its own number of points, where that is not for the caller to choose
     published_side = 'left' # where the published code takes a segment's gradient for the Riemann sum
+    share = 1.              # what each of its lines counts in the sum: 1/R where R lines are averaged
+    spans = False           # whether its points know the displacement of their line
+    lacks = frozenset()     # what its points cannot offer to a rule, of what rules need
 
     def visit(self,
         look:Look,       # the network
@@ -88,6 +92,14 @@ class Path:
     def ends(self, x:Tensor)->tuple[Tensor,Tensor]:
         "Where attribution starts (the baseline) and ends (the image), each (B, C, H, W)."
         raise NotImplementedError
+
+    def change(self,
+        value:Callable, # points (T, B, C, H, W) -> scores (T, B)
+        x:Tensor,       # (B, C, H, W) normalised images
+    )->Tensor:          # (B,)
+        "The score's change from start to end, which a complete attribution sums to."
+        start, end = (value(v[None])[0] for v in self.ends(x))
+        return end - start
 
     def walks(self,
         steps:Sequence[int], # numbers of segments

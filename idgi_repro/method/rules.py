@@ -58,6 +58,7 @@ class Rule:
     "What segments are worth, added up. Subclasses say what a segment adds; nothing asks anywhere which rule it is."
     name = ''            # unique, its parameters included
     needs = frozenset()  # of 'score', 'end' (the gradient at a segment's end) and 'hessian' (times the gradient)
+    shared = True        # whether the path's `share` applies to its sum; False for a rule that takes its own mean
 
     def on(self, path, protocol:str)->'Rule':
         "The rule as the protocol has it on this path."
