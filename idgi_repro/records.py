@@ -27,6 +27,9 @@ class Method:
     colour:str='#444444'     # of its lines and markers; a method without a base is drawn dashed and hollow
     marker:str='o'           # as matplotlib calls it
     exact:tuple=()           # protocols on which the network must be as it is, not prepared for speed
+    score:Callable|None=None # what is explained, (logits, target) -> (B,); None: the target's probability
+    train:bool=False         # whether it takes references from training images
+    show:Callable|None=None  # an attribution (B, C, H, W) -> its map (B, H, W); None: the sum over channels
 
     def __post_init__(self):
         ways = [bool(self.path and self.rule), bool(self.function)]

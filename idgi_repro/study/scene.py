@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORWARD', 'INSERTION', 'INFORMATION', 'STABILITY', 'REFERENCE', 'DISTANCE', 'LOCALISATION', 'COMPLETENESS',
-           'PATCHINESS', 'CONCENTRATION', 'seed_of', 'Subject', 'blank', 'families', 'maps_of_family', 'maps_of',
-           'gradients_of', 'maps_count', 'Views', 'views', 'Scene']
+           'PATCHINESS', 'CONCENTRATION', 'seed_of', 'Subject', 'blank', 'families', 'ways', 'maps_of_family',
+           'maps_of', 'gradients_of', 'maps_count', 'Views', 'views', 'Scene']
 
 # %% ../../nbs/study/scene.ipynb #scenei01
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from ..method.metrics import patchiness, pointing, ranks, stability, step_length
 from ..method.paths import Curve
 from ..method.rules import as_rules
 from ..records import Measurement, Method, Paper
-from .images import blurred, load_batch, recompressed
+from .images import Images, blurred, load_batch, recompressed
 from .models import Network
 
 # %% ../../nbs/study/scene.ipynb #0586da92
@@ -43,6 +43,8 @@ class Subject:
     target:Tensor         # (B,) classes explained
     protocol:str='corrected' # or 'published'
     seeds:Sequence[int]|None=None # one for each image; None: its place in the batch
+    n:int=0               # gradients of each image that a path with a budget may take
+    train:Images|None=None # training images, from which a method may take references
 
     def __post_init__(self):
         if self.seeds is None: self.seeds = range(len(self.pixels))
@@ -55,12 +57,19 @@ class Subject:
         "The black image as the network sees it, the baseline of the papers."
         return self.net.normalize(torch.zeros_like(self.pixels[:1]))
 
+    @cached_property
+    def classes(self)->int: return predict(self.net.module, self.x[:1]).shape[1]
+
     def __getitem__(self, rows:slice)->'Subject':
         return replace(self, pixels=self.pixels[rows], target=self.target[rows], seeds=self.seeds[rows])
 
+class _Blank(nn.Module):
+    "Has a thousand classes and nothing to say of them."
+    def forward(self, x): return x.new_zeros(len(x), 1000)
+
 def blank(protocol:str='corrected')->Subject:
     "A subject of a single pixel, to ask a method what it costs."
-    return Subject(Network('blank', nn.Identity(), resize=1, crop=1), torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.long), protocol)
+    return Subject(Network('blank', _Blank(), resize=1, crop=1), torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.long), protocol)
 
 # %% ../../nbs/study/scene.ipynb #6d1277d6
 def families(
@@ -72,7 +81,7 @@ def families(
     for name in names:
         method = root = paper.method(name)
         while root.of: root = paper.method(root.of)
-        groups.setdefault(root.path or root.name, []).append(method)
+        groups.setdefault((root.path, root.score) if root.path else root.name, []).append(method)
     return list(groups.values())
 
 def _needed(paper, family):
@@ -84,13 +93,27 @@ def _needed(paper, family):
     for m in family: add(m)
     return list(found.values())
 
+# %% ../../nbs/study/scene.ipynb #ways0001
+def ways(
+    method:Method,       # one with a path
+    subject:Subject,
+    steps:Sequence[int], # numbers of segments, or budgets of gradients
+)->list[tuple]:          # paths, each with the numbers of its points
+    "The paths that a method walks."
+    found = {}
+    for n in steps:
+        path = method.path(replace(subject, n=n))
+        if not path.steps: return [(path, steps)]
+        found.setdefault(path.steps, path)
+    return [(path, (n,)) for n, path in found.items()]
+
 # %% ../../nbs/study/scene.ipynb #234695c9
 def _walked(methods, subject, steps, batch_size, tick):
     "Maps of methods that share a path, by name and n."
-    path, rules = methods[0].path(subject), as_rules([m.rule for m in methods])
-    steps = (path.steps,) if path.steps else steps
-    a = attribute(subject.net.module, subject.x, subject.target, path, steps, rules, subject.protocol, probability, batch_size, tick)
-    return {(m.name, n): saliency(v) for m, r in zip(methods, rules) for (name, n), v in a.items() if name == r.name}
+    rules, score, a = as_rules([m.rule for m in methods]), methods[0].score or probability, {}
+    for path, some in ways(methods[0], subject, steps):
+        a |= attribute(subject.net.module, subject.x, subject.target, path, some, rules, subject.protocol, score, batch_size, tick)
+    return {(m.name, n): (m.show or saliency)(v) for m, r in zip(methods, rules) for (name, n), v in a.items() if name == r.name}
 
 def maps_of_family(
     paper:Paper,
@@ -132,14 +155,17 @@ def gradients_of(
     "What the maps of the methods cost, in gradients per image."
     total = 0
     for family in families(paper, names):
-        path = next((m.path(blank(protocol)) for m in _needed(paper, family) if m.path), None)
-        total += path.gradients((path.steps,) if path.steps else steps, protocol) if path else 0
+        walked = next((m for m in _needed(paper, family) if m.path), None)
+        if walked: total += sum(path.gradients(some, protocol) for path, some in ways(walked, blank(protocol), steps))
     return total
 
 def maps_count(paper:Paper, names:Sequence[str], steps:Sequence[int])->int:
     "How many maps of each image the methods make."
-    stepless = {m.name for f in families(paper, names) for m in f if not any(v.path for v in _needed(paper, f))}
-    return sum(1 if n in stepless else len(steps) for n in names)
+    total = 0
+    for family in families(paper, names):
+        walked = next((m for m in _needed(paper, family) if m.path), None)
+        total += len(family)*(sum(len(some) for _, some in ways(walked, blank(), steps)) if walked else 1)
+    return total
 
 # %% ../../nbs/study/scene.ipynb #22bf034d
 @dataclass
@@ -200,7 +226,9 @@ class Scene:
     @cached_property
     def places(self)->Tensor: return ranks(self.maps) # (K, B, H, W)
     @cached_property
-    def path(self): return next((m.path(self.subject) for m in self.family if m.path), None)
+    def path(self): return next((m.path(replace(self.subject, n=max(self.steps))) for m in self.family if m.path), None)
+    @property
+    def score(self): return self.family[0].score or probability
 
 # %% ../../nbs/study/scene.ipynb #b380d785
 def _inserted(scene):
@@ -257,8 +285,8 @@ def _completed(scene):
     "The sum of each map minus the change of the score from the path's start to its end."
     if scene.path is None: return dict(delta=scene.column())
     s = scene.subject
-    start, end = (probability(predict(s.net.module, v, scene.batch_size), s.target) for v in scene.path.ends(s.x))
-    return dict(delta=scene.maps.sum((2, 3), dtype=torch.float64) - (end - start))
+    value = lambda v: scene.score(predict(s.net.module, v.flatten(0, 1), scene.batch_size), s.target.repeat(len(v))).view(v.shape[:2])
+    return dict(delta=scene.maps.sum((2, 3), dtype=torch.float64) - scene.path.change(value, s.x))
 
 def _busy(scene):
     "The share of a curve's length in its busiest tenth; a path that is not known beforehand has none."
