@@ -16,7 +16,7 @@ from operator import index
 from threading import RLock
 from types import SimpleNamespace
 from typing import Callable
-import copy, ctypes, time, warnings
+import copy, ctypes, sys, time, warnings
 
 import torch
 from torch import Tensor, nn
@@ -137,17 +137,21 @@ def _libraries():
     found = b.cuda.matmul, getattr(b.cudnn, 'conv', None), getattr(b.cudnn, 'rnn', None), getattr(b.mkldnn, 'matmul', None)
     return [l for l in found if hasattr(l, 'fp32_precision')]
 
+def _readable(get):
+    try: return get()
+    except RuntimeError: return None
+
 def _multiplication(backends):
-    "The older settings, None where they cannot be read beside the newer ones, and the newer."
-    try: older = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
-    except RuntimeError: older = None
-    return older, tuple(l.fp32_precision for l in _libraries())
+    "The older settings of matrices and convolutions, None where the newer ones contradict them, and the newer."
+    older = torch.get_float32_matmul_precision, lambda: backends.cudnn.allow_tf32
+    return (*map(_readable, older),), tuple(l.fp32_precision for l in _libraries())
 
 def _multiply(backends, settings):
-    older, newer = settings
-    if older:
-        torch.set_float32_matmul_precision(older[0])
-        backends.cudnn.allow_tf32 = older[1]
+    "What cannot be read is not written either, so that it stays as it is."
+    (matrices, convolutions), newer = settings
+    known = _multiplication(backends)[0]
+    if None not in (matrices, known[0]): torch.set_float32_matmul_precision(matrices)
+    if None not in (convolutions, known[1]): backends.cudnn.allow_tf32 = convolutions
     for l, v in zip(_libraries(), newer): l.fp32_precision = v
 
 def multiplying(
@@ -194,7 +198,7 @@ def check_batch_size(
     "The number of images or points in an internal batch. Raises `InputError` for anything that is none."
     try: n = 0 if isinstance(size, bool) else index(size)
     except TypeError: n = 0
-    if n >= 1: return n
+    if n >= 1: return min(n, sys.maxsize)
     raise InputError(f'the batch size is {size!r}; it must be a whole number, at least 1')
 
 _limits = WeakIdKeyDictionary()   # network: the largest batch that memory has sufficed for, where once it did not
@@ -202,6 +206,10 @@ _limits = WeakIdKeyDictionary()   # network: the largest batch that memory has s
 def _out_of_memory(e):
     said = ('not enough memory', "can't allocate memory", 'ALLOC_FAILED')
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or any(s in str(e) for s in said)
+
+def _plain(t):
+    "A tensor that may have a gradient, which one made in inference mode has not."
+    return t.clone() if t.is_inference() else t
 
 def _in_batches(
     model:nn.Module, # whose limit is kept
@@ -212,7 +220,7 @@ def _in_batches(
     "`f` of all rows, a batch at a time. Raises `InputError` for a size below 1, without rows, or if memory does not suffice for one row."
     if not (rows := len(tensors[0])): raise InputError(f'there are no images: the batch has shape {tuple(tensors[0].shape)}')
     start, parts, size = 0, [], min(check_batch_size(size), _limits.get(model, rows), rows)
-    tensors = [t.clone() if t.is_inference() else t for t in tensors]   # else there would be no gradient
+    tensors = [_plain(t) for t in tensors]
     while start < rows:
         try: parts.append(f(*(t[start:start+size] for t in tensors)))
         except (RuntimeError, MemoryError) as e:
@@ -278,8 +286,9 @@ def dtype_and_device(
     return (None, None) if first is None else (first.dtype, first.device)
 
 # %% ../../nbs/method/gradients.ipynb #outp0007
-REFUSED = { # words in what PyTorch says: what they mean
-    'channels': 'the network does not take images of shape {shape}',
+REFUSED = { # words in what a network says: what they mean
+    **dict.fromkeys(('channels', 'running_mean should', 'shapes cannot be multiplied', 'must match the size of tensor', 'Input height', 'Input width',
+                     'Wrong image'), 'the network does not take images of shape {shape}'),
     'Guard failed': 'the network was exported for other batches than {n} images; export it with a dynamic batch, or give its batch size',
     'Inference tensors': 'the network was made in inference mode and has no gradient; make it outside of torch.inference_mode',
 }
@@ -307,7 +316,7 @@ def predict(
     batch_size:int=64, # images per forward pass
 )->Tensor:             # (B, K) logits, in the images' precision
     "The network's logits, in internal batches and evaluation mode. Raises `InputError` if the network does not return (B, K)."
-    with evaluating(model): return _in_batches(model, lambda b: (_logits(model, b),), batch_size, x)[0]
+    with evaluating(model): return _in_batches(model, lambda b: (_plain(_logits(model, b)),), batch_size, x)[0]
 
 # %% ../../nbs/method/gradients.ipynb #5641ce14
 def _gradient(f, x):
