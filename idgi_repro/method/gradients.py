@@ -287,8 +287,8 @@ def dtype_and_device(
 
 # %% ../../nbs/method/gradients.ipynb #outp0007
 REFUSED = { # words in what a network says: what they mean
-    **dict.fromkeys(('channels', 'running_mean should', 'shapes cannot be multiplied', 'must match the size of tensor', 'Input height', 'Input width',
-                     'Wrong image'), 'the network does not take images of shape {shape}'),
+    **dict.fromkeys(('channels', 'running_mean should', 'shapes cannot be multiplied', 'must match the size of tensor',
+                     'Input height', 'Input width', 'Wrong image'), 'the network does not take images of shape {shape}'),
     'Guard failed': 'the network was exported for other batches than {n} images; export it with a dynamic batch, or give its batch size',
     'Inference tensors': 'the network was made in inference mode and has no gradient; make it outside of torch.inference_mode',
 }
