@@ -20,7 +20,7 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import _check_target, in_double, predict, probability
+from .gradients import fitting, in_double, predict, probability
 from .inputs import as_baseline, as_images, as_pixels, as_target
 from .metrics import _places, _reveal
 
@@ -152,14 +152,14 @@ def information_curves(
     blurred, target = as_pixels(as_baseline(blurred, pixels), 'the blurred pixels'), as_target(target, pixels)
     (place, shape), size, B = _places(saliency, pixels, places), pixels[0, 0].numel(), len(pixels)
     counts = torch.from_numpy(np.linspace(0, size, 25).astype(int)) # its rounding is the protocol's: int(size*i/24) differs by a pixel
-    def measure(images, check=False): # (K, B, 3, H, W) -> four of (K, B)
+    score = fitting(probability, target)
+    def measure(images): # (K, B, 3, H, W) -> four of (K, B)
         K, flat = len(images), images.flatten(0, 1)
         sizes = _compressed(images, codec)
         z = predict(model, normalize(flat), batch_size)
-        if check: _check_target(z, target)
         similar = _msssim(flat, pixels.repeat(K, 1, 1, 1))
-        return [v.view(K, B) for v in (probability(z, target.repeat(K)), z.argmax(1) == target.repeat(K), sizes().to(z.device), similar)]
-    ends = measure(torch.stack([blurred, pixels]), True)
+        return [v.view(K, B) for v in (score(z, target.repeat(K)), z.argmax(1) == target.repeat(K), sizes().to(z.device), similar)]
+    ends = measure(torch.stack([blurred, pixels]))
     found = [v.new_empty(len(place), B, 25) for v in ends]
     for whole, end in zip(found, ends): whole[..., 0], whole[..., 24] = end
     for m, j, images in _reveal(pixels, blurred, place, counts[1:-1], batch_size):

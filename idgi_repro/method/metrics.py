@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import _check_target, in_double, predict, probability
+from .gradients import fitting, in_double, predict, probability
 from .inputs import as_baseline, as_images, as_maps, as_mask, as_target
 from ..records import check_steps
 
@@ -85,11 +85,11 @@ def insertion(
     x = as_images(x)
     target, base, (place, found), size = as_target(target, x), as_baseline(baseline, x), _places(saliency, x, places), x[0, 0].numel()
     inner = torch.tensor([int(size*i/20) for i in range(1, 20)])
-    def p(images, check=False):            # a GPU would have to wait for each check
+    score = fitting(probability, target)
+    def p(images):
         z = predict(model, images.flatten(0, 1), batch_size)
-        if check: _check_target(z, target)
-        return probability(z, target.repeat(len(images))).view(len(images), len(x))
-    ends = p(torch.stack([base, x]), True) # the same for every map
+        return score(z, target.repeat(len(images))).view(len(images), len(x))
+    ends = p(torch.stack([base, x]))       # the same for every map
     curve = ends.new_empty(len(place), len(x), 21)
     curve[..., 0], curve[..., 20] = ends
     for m, j, images in _reveal(x, base, place, inner, batch_size):
