@@ -98,7 +98,7 @@ class GuidedPath(Path):
         mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1).to(start) for v in self.normalize)
         start, end = start*std + mean, end*std + mean
         if protocol == 'corrected': return start, end, lambda p: ((p - mean)/std).to(x), std.to(x)
-        if self.pixels is not None: end = in_double(self.pixels.to(x.device))
+        if self.pixels is not None: end = self.pixels.to(start)
         mean, std = mean.to(x), std.to(x)
         return torch.where(start.abs() < 1e-6, 0., start), end, lambda p: (p.to(x) - mean)/std, None     # black is exactly 0
 

@@ -74,7 +74,8 @@ def information_curve(
     entropy:bool,  # whether x is in bytes, to be scaled; MS-SSIM is not
 )->Tensor:         # (..., 101) float64 in [0, 1], 1 at the end; NaN where excluded
     "The response as a function of the information shown, at 0, 0.01, …, 1 (Kapishnikov et al. 2019, section 4)."
-    x, y = in_double(x), in_double(y)
+    y = in_double(y)
+    x = x.to(y)
     bad = torch.stack([*excluded(x, y, entropy).values()]).any(0)
     rescale = lambda v: ((v - v[..., :1])/(v[..., -1:] - v[..., :1])).clamp(0, 1)
     if entropy: x = rescale(x)
