@@ -112,18 +112,20 @@ def saliency(
     return attribution.sum(-3)
 
 # %% ../../nbs/method/attribution.ipynb #attrw001
+def _has_rows(a): return isinstance(a, Tensor) and a.ndim > 0
+
 class _With(nn.Module):
     "`net` of images and further arguments: those of a single image, which every row shares."
     def __init__(self, net, args): super().__init__(); self.net, self.args = net, args
-    def forward(self, x): return self.net(x, *(a.expand(len(x), *a.shape[1:]) if isinstance(a, Tensor) and a.ndim else a for a in self.args))
+    def forward(self, x): return self.net(x, *(a.expand(len(x), *a.shape[1:]) if _has_rows(a) else a for a in self.args))
 
 def _each(model, args, x):
     "The network as every image sees it. Raises `InputError` for a tensor without a row for each."
     args = args if isinstance(args, tuple) else (args,)
-    rows = [a for a in args if isinstance(a, Tensor) and a.ndim]
-    for a in rows:
-        if len(a) != len(x): raise InputError(f'additional_forward_args has a tensor of {len(a)} rows for {len(x)} images; give one row for each')
-    return [_With(model, [a[i:i+1] if isinstance(a, Tensor) and a.ndim else a for a in args]) for i in range(len(x))]
+    for a in filter(_has_rows, args):
+        if len(a) != len(x):
+            raise InputError(f'additional_forward_args has a tensor of {len(a)} rows for {len(x)} images; give one row for each')
+    return [_With(model, [a[i:i+1] if _has_rows(a) else a for a in args]) for i in range(len(x))]
 
 # %% ../../nbs/method/attribution.ipynb #73ee842e
 BATCH = 64 # points per pass through the network
@@ -162,7 +164,8 @@ class PathMethod:
         protocol:str='corrected', # or 'published'
     ): # (B, C, H, W), and delta (B,): the attribution's sum minus the change of the score
         "Attributions of a batch. Raises `InputError` as `attribute` does, and for more than one input tensor."
-        x, how = as_images(inputs), (n_steps, method, BATCH if internal_batch_size is None else internal_batch_size, return_convergence_delta, protocol)
+        x, size = as_images(inputs), BATCH if internal_batch_size is None else internal_batch_size
+        how = n_steps, method, size, return_convergence_delta, protocol
         if additional_forward_args is None: found = self._explain(self.model, x, baselines, target, *how)
         else:
             of = lambda given, kind, i: None if given is None else kind(given, x)[i:i+1]

@@ -92,7 +92,7 @@ class GuidedPath(Path):
     def ends(self, x): return as_baseline(self.baseline, x), x
 
     def _space(self, x, protocol):
-        "Start and end in the space of the moves, in float64 where the device has it; how the network sees a point; and what a gradient is divided by."
+        "Start and end in the space of the moves, as `in_double`; how the network sees a point; and what a gradient is divided by."
         if not self.normalize: return *map(in_double, self.ends(x)), lambda p: p.to(x), None
         start, end = map(in_double, self.ends(x))
         mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1).to(start) for v in self.normalize)

@@ -43,7 +43,7 @@ def _size(picture, options):
 def _compressed(pixels, codec):
     "`compressed_sizes` of pictures that are known to lie in [0, 1]."
     if codec not in CODECS: raise InputError(f'codec is {codec!r}; it must be one of {", ".join(CODECS)}')
-    if pixels.shape[-3] != 3: raise InputError(f'pictures of shape {tuple(pixels.shape)} cannot be compressed; they must have three channels, (..., 3, H, W)')
+    if pixels.shape[-3] != 3: raise InputError(f'pictures of shape {tuple(pixels.shape)} cannot be compressed; they must be (..., 3, H, W)')
     pictures = (pixels*255).to(torch.uint8).reshape(-1, *pixels.shape[-3:]).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     found = [_pool(_cores()).submit(_size, p, CODECS[codec]) for p in pictures]
     return lambda: torch.tensor([f.result() for f in found]).view(pixels.shape[:-3])
@@ -52,7 +52,7 @@ def compressed_sizes(
     pixels:Tensor,    # (..., 3, H, W) in [0, 1]
     codec:str='png',  # 'png' (the paper) or 'webp', lossless (PAIR)
 )->Callable[[],Tensor]: # call it for the sizes (...), int64, in bytes
-    "Starts to compress pictures, cut to 8 bits, in threads, and returns at once. Raises `InputError` for pixels out of range or an unknown codec."
+    "Starts to compress pictures, cut to 8 bits, and returns at once. Raises `InputError` for pixels out of range or an unknown codec."
     return _compressed(as_pixels(pixels), codec)
 
 # %% ../../nbs/method/information.ipynb #4a11ac54

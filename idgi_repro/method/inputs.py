@@ -23,7 +23,8 @@ def _numbers(name, given):
     "As a tensor, without a graph."
     if isinstance(given, Tensor): return given.detach()
     try: return torch.from_numpy(np.array(given))
-    except (TypeError, ValueError, RuntimeError): raise InputError(f'{name} is {repr(given)[:80]}; give a tensor, an array or a number') from None
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f'{name} is {repr(given)[:80]}; give a tensor, an array or a number') from None
 
 # %% ../../nbs/method/inputs.ipynb #inputsx1
 def as_images(
@@ -59,7 +60,8 @@ def as_pixels(
 # %% ../../nbs/method/inputs.ipynb #inputst1
 def _integers(target):
     "A tensor of int64, or None where they are no integers."
-    if isinstance(target, Tensor): return None if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool else target.long()
+    if isinstance(target, Tensor):
+        return None if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool else target.long()
     if isinstance(target, (list, tuple)): target = [v.item() if isinstance(v, Tensor) and v.numel() == 1 else v for v in target]
     try: a = np.array(target)
     except (TypeError, ValueError, RuntimeError): return None
@@ -100,8 +102,8 @@ def as_maps(
     maps = [_numbers('a saliency map', m) for m in (saliency if several else [saliency])]
     for m in maps:
         if m.ndim > 3:
-            raise InputError(f'a saliency map of shape {tuple(m.shape)} looks like an attribution (B, C, H, W); give saliency(attribution), '
-                             'and several maps of the same images as a list')
+            raise InputError(f'a saliency map of shape {tuple(m.shape)} looks like an attribution (B, C, H, W); '
+                             'give saliency(attribution), and several maps of the same images as a list')
         fits = m.shape == (len(x), *x.shape[2:]) if x is not None else m.ndim > 1 and m.shape == maps[0].shape
         if not fits:
             wanted = 'be alike, (H, W) or (B, H, W) each' if x is None else f'be ({len(x)}, {x.shape[2]}, {x.shape[3]}) each'

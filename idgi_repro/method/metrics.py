@@ -49,7 +49,8 @@ def _places(saliency, x, places):
     "The maps' ranks, unless they are known, (M, B, H, W), and the shape of what is found for each image."
     maps = as_maps(saliency, x)
     places = ranks(maps) if places is None else places
-    if places.shape != maps.shape: raise InputError(f'places of shape {tuple(places.shape)} are not those of maps of shape {tuple(maps.shape)}')
+    if places.shape != maps.shape:
+        raise InputError(f'places of shape {tuple(places.shape)} are not those of maps of shape {tuple(maps.shape)}')
     return places.reshape(-1, *maps.shape[-3:]), maps.shape[:-2]
 
 # %% ../../nbs/method/metrics.ipynb #c13590e6

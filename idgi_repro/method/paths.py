@@ -225,7 +225,8 @@ class BlurPath(Curve):
         grad_step:float|None=.01, # step of the velocity's difference quotient, in pixels; None uses the displacement between points
     ):
         if not 0 < max_sigma < math.inf: raise InputError(f'max_sigma is {max_sigma}; it must be positive')
-        if grad_step is not None and not 0 < grad_step < math.inf: raise InputError(f'grad_step is {grad_step}; it must be positive, or None')
+        if grad_step is not None and not 0 < grad_step < math.inf:
+            raise InputError(f'grad_step is {grad_step}; it must be positive, or None')
         self.max_sigma, self.grad_step = max_sigma, grad_step
 
     def curve(self, x, points=True, velocities=True):
@@ -277,15 +278,17 @@ class Quadrature(Path):
         method:str, # of `QUADRATURES`
     ):
         if not isinstance(path, Curve):
-            raise InputError(f'{type(path).__name__} is not known beforehand, so no gradients can be taken at places of one\'s own; leave method out')
+            raise InputError(f'{type(path).__name__} is not known beforehand, so a quadrature cannot choose its points; leave method out')
         quadrature(method, 2)
         self.path, self.method, self.sign = path, method, path.sign
 
     def ends(self, x): return self.path.ends(x)
 
     def visit(self, look, x, n, protocol='corrected'):
-        if look.needs: raise InputError(f'method={self.method!r} takes gradients at single points, but the rule looks at segments; leave method out')
-        if protocol == 'published': raise InputError(f'method={self.method!r} is not of the published protocol, which has its own; leave one of them out')
+        if look.needs:
+            raise InputError(f'method={self.method!r} takes gradients at single points, but the rule looks at segments; leave method out')
+        if protocol == 'published':
+            raise InputError(f'method={self.method!r} is not of the published protocol, which has its own; leave one of them out')
         ts, ws = quadrature(self.method, n)
         for t, w in zip(ts.split(look.block), ws.split(look.block)):
             ways = self.path.velocity(x, t)
