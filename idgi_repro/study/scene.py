@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..method.attribution import attribute, saliency
-from ..method.gradients import predict, probability
+from ..method.gradients import in_double, predict, probability
 from ..method.information import CURVES, area, information_curves
 from ..method.metrics import concentration, distance, energy_inside, insertion
 from ..method.metrics import patchiness, pointing, ranks, stability, step_lengths
@@ -187,9 +187,9 @@ class Scene:
 
     def forwards(self, n:int): self.tick(n*FORWARD)
 
-    def column(self)->Tensor: # (K, B) float64
+    def column(self)->Tensor: # (K, B) float64, or what the device has
         "A column without a value."
-        return self.maps.new_full(self.maps.shape[:2], torch.nan, dtype=torch.float64)
+        return in_double(self.maps.new_full(self.maps.shape[:2], torch.nan))
 
     @cached_property
     def by_key(self)->dict: return self.draw(self.subject, self.steps)
@@ -205,7 +205,7 @@ class Scene:
 # %% ../../nbs/study/scene.ipynb #b380d785
 def _inserted(scene):
     s = scene.subject
-    found = insertion(s.net.module, s.x, scene.maps, s.target, s.black, scene.batch_size, scene.forwards, scene.places)
+    found = insertion(s.net.module, s.x, scene.maps.unbind(), s.target, s.black, scene.batch_size, scene.forwards, scene.places)
     return dict(insertion=found.score, insertion_ratio=found.ratio)
 
 INSERTION = Measurement('insertion', _inserted, forwards=19)
@@ -217,7 +217,7 @@ def _informed(scene):
     rows = [i for i, c in enumerate(scene.confident) if c]
     scene.forwards(K*(B - len(rows))*23)
     if rows:
-        seen = s.pixels[rows], scene.seen.blurred[rows], scene.maps[:, rows], s.target[rows]
+        seen = s.pixels[rows], scene.seen.blurred[rows], scene.maps[:, rows].unbind(), s.target[rows]
         found = information_curves(s.net.module, *seen, s.net.normalize, 'png', scene.batch_size, scene.forwards, scene.places[:, rows])
         for c in CURVES: curves[c][:, rows] = getattr(found, c).cpu()
         for i, reason in zip(rows, found.excluded()): scene.why[i] = reason
@@ -228,7 +228,7 @@ INFORMATION = Measurement('information', _informed, forwards=23)
 # %% ../../nbs/study/scene.ipynb #80744f22
 def _stable(scene):
     again = scene.draw(replace(scene.subject, pixels=scene.seen.reencoded), scene.steps)
-    found = stability(scene.maps, torch.stack(list(again.values())))
+    found = stability(scene.maps.unbind(), [*again.values()])
     return dict(stability=found.signed, stability_l1=found.l1, near_zero=found.near_zero)
 
 STABILITY = Measurement('stability', _stable, walks=1)
@@ -258,14 +258,14 @@ def _completed(scene):
     if scene.path is None: return dict(delta=scene.column())
     s = scene.subject
     start, end = (probability(predict(s.net.module, v, scene.batch_size), s.target) for v in scene.path.ends(s.x))
-    return dict(delta=scene.maps.sum((2, 3), dtype=torch.float64) - (end - start))
+    return dict(delta=scene.maps.sum((2, 3), dtype=in_double(scene.maps[:0]).dtype) - (end - start))
 
 def _busy(scene):
     "The share of a curve's length in its busiest tenth; a path that is not known beforehand has none."
     if not isinstance(scene.path, Curve): return {}
     return dict(concentration=concentration(step_lengths(scene.path, scene.subject.x, max(scene.steps))).expand(len(scene.maps), -1))
 
-def _patchy(scene): return dict(patchiness=patchiness(scene.maps))
+def _patchy(scene): return dict(patchiness=patchiness(scene.maps.unbind()))
 
 LOCALISATION, COMPLETENESS = Measurement('localisation', _localised), Measurement('completeness', _completed)
 PATCHINESS = Measurement('patchiness', _patchy)
