@@ -9,7 +9,7 @@ __all__ = ['DEVKIT', 'TRUTH', 'open_images', 'per_class', 'completeness', 'unrea
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-import os, re, tarfile
+import csv, os, re, tarfile
 
 import numpy as np
 from scipy.io import loadmat
@@ -17,43 +17,82 @@ from torchvision.datasets.imagenet import ARCHIVE_META
 
 from ..errors import InputError
 from ..files import remembered
-from .images import Embedded, Images, Photo, SUFFIXES, UnreadableImage
-from .packed import CLASSES, MAX_BYTES, parquet_images, tar_headers, tar_images
+from .images import Embedded, Images, Photo, SUFFIXES, UnreadableImage, _text, class_indices, class_order
+from .packed import CLASSES, MAX_BYTES, hidden, parquet_images, tar_headers, tar_images
 
 # %% ../../nbs/study/imagenet.ipynb #9816dd28
-def _files(folder, suffixes=SUFFIXES):
-    return [folder/n for n in sorted(os.listdir(folder)) if n.lower().endswith(suffixes) and not n.startswith('.')]
+def _is_folder(path, entry):
+    "Whether an entry of the folder `path` is one to look into."
+    try: return entry.is_dir() and not (entry.is_symlink() and Path(entry).resolve() in (path.resolve(), *path.resolve().parents))
+    except (OSError, RuntimeError): return False # a link that leads in circles
 
-def _folders(folder): return sorted(Path(e.path) for e in os.scandir(folder) if e.is_dir() and not e.name.startswith('.'))
+def _folders(folder):
+    found = (e for e in os.scandir(folder) if not hidden(e.name) and _is_folder(folder, e))
+    return [folder/n for n in class_order(e.name for e in found)]
+
+def _files(folder, suffixes=SUFFIXES):
+    folders = {f.name for f in _folders(folder)}
+    return [folder/n for n in sorted(os.listdir(folder)) if n.lower().endswith(suffixes) and not hidden(n) and n not in folders]
 
 # %% ../../nbs/study/imagenet.ipynb #e76e28f4
+_KAGGLE = '', 'Data/CLS-LOC', 'ILSVRC/Data/CLS-LOC'
+
+def _place(root, noted=False):
+    "The folder under `root` that holds the pictures or their class folders."
+    root = next((root/k for k in _KAGGLE[::-1] if (root/k/'val').is_dir()), root)
+    if noted: # by an annotations file, which speaks of files and not of class folders
+        places = root/'val'/'images', root/'images', root/'val', root
+        return next((f for f in places if f.is_dir() and _files(f)), places[2] if places[2].is_dir() else root)
+    if (root/'val').is_dir(): root = root/'val'
+    return root/'images' if [f.name for f in _folders(root)] == ['images'] else root
+
 def _photos(root, noted=False):
     "The image files under `root`, the class folder of each or None, the names of all class folders, and how they lie."
-    val, top = root/'val', root
-    if noted: # by an annotations file, which speaks of files and not of class folders
-        root = next((f for f in (val/'images', root/'images', val, root) if f.is_dir() and _files(f)), val if val.is_dir() else root)
-    else:
-        if val.is_dir(): root = val
-        if [f.name for f in _folders(root)] == ['images']: root = root/'images'
-    at = '' if root == top else f' in {root.relative_to(top)}/'
-    if files := _files(root): return [Photo(p) for p in files], None, None, f'image files{at}'
-    folders = _folders(root)
-    files = [p for f in folders for p in _files(f)]
-    return [Photo(p) for p in files], [p.parent.name for p in files], [f.name for f in folders], f'class folders{at}'
+    place = _place(root, noted)
+    at = '' if place == root else f' in {place.relative_to(root)}/'
+    files, folders = _files(place), _folders(place)
+    inside = [p for f in folders for p in _files(f)]
+    if noted and files or len(files) > len(inside): return [Photo(p) for p in files], None, None, f'image files{at}'
+    return [Photo(p) for p in inside], [_text(p.parent.name) for p in inside], [_text(f.name) for f in folders], f'class folders{at}'
+
+# %% ../../nbs/study/imagenet.ipynb #leftout2
+_NAMED = 1000 # of the pictures that are left out
+
+def _pictures(root, place):
+    "The folders between `root` and `place`, and those below it, each with the names of its image files."
+    wanted = lambda names: [n for n in sorted(names) if n.lower().endswith(SUFFIXES) and not hidden(n)]
+    for folder in reversed(place.parents):
+        if folder == root or root in folder.parents: yield folder, [f.name for f in _files(folder)]
+    for folder, deeper, names in os.walk(place): # which follows no links
+        deeper[:] = class_order(n for n in deeper if not hidden(n))
+        yield Path(folder), wanted(names)
+
+def _left_out(root, place, items, layout):
+    "Names and reasons of the pictures that are not in the folders of the `items`."
+    taken = {i.path.parent for i in items if isinstance(i, Photo)}
+    why = lambda f: 'left out: it lies ' + (f'beside {layout}' if f in (place, *place.parents) else 'deeper than is looked for images')
+    found = [(_text(str((f/n).relative_to(root))), why(f)) for f, names in _pictures(root, place) if f not in taken for n in names]
+    more = len(found) - _NAMED
+    return found[:_NAMED] + [(f'and {more:,} more pictures', 'left out for the same reasons')]*(more > 0)
 
 # %% ../../nbs/study/imagenet.ipynb #22e8e0fa
 def _beside(root, name):
     "The file `name` in `root` or its `val/`, or above a `root` that is itself called val or images; None if there is none."
-    places = [root, root/'val']
+    places, here = [root, root/'val'], root.absolute()
     if root.name == 'images': places += [root.parent, root.parent.parent]
     if root.name == 'val':    places += [root.parent]
+    places += [p for f in (here, *here.parents) if f.name == 'ILSVRC' for p in (f, f.parent)] # of Kaggle
     return next((f/name for f in places if (f/name).is_file()), None)
 
+def _class_list(root):
+    "The file with the WordNet ids in class order: `wnids.txt`, or Kaggle's with the classes' names behind them; or None."
+    return _beside(root, 'wnids.txt') or _beside(root, 'LOC_synset_mapping.txt')
+
 def _wnids(root):
-    "The WordNet ids in class order from `wnids.txt`, or None."
-    file = _beside(root, 'wnids.txt')
-    if not file: return None
-    ids = file.read_text('utf-8', 'replace').split()
+    "The WordNet ids in class order, or None."
+    if not (file := _class_list(root)): return None
+    text = file.read_text('utf-8', 'replace')
+    ids = text.split() if file.name == 'wnids.txt' else [line.split()[0] for line in text.splitlines() if line.strip()]
     if len(set(ids)) != len(ids) or not all(re.fullmatch(r'n\d{8}', i) for i in ids):
         raise InputError(f'{file} must hold one different WordNet id such as n01440764 a line, in class order')
     return ids
@@ -63,10 +102,10 @@ def _numbers(ids, order, of):
     "The places in `order` of the WordNet ids; `of` says whose they are."
     place = {w: i for i, w in enumerate(order)}
     for whose, w in zip(of, ids):
-        if w not in place: raise InputError(f'{whose}: {w!r} is not among the {len(order)} classes of wnids.txt')
+        if w not in place: raise InputError(f'{whose}: {w!r} is not among the {len(order)} classes that are listed')
     return [place[w] for w in ids]
 
-def _noted(names, file, wnids):
+def _noted(names, file, wnids, listed='wnids.txt'):
     "Labels from `val_annotations.txt`: numbers, the ids in order, where they are from."
     if not wnids: raise InputError(f'{file} needs wnids.txt beside it, the WordNet ids in class order')
     lines = [line.split('\t') for line in file.read_text('utf-8', 'replace').splitlines() if line.strip()]
@@ -75,7 +114,17 @@ def _noted(names, file, wnids):
     noted = {name: wnid.strip() for name, wnid, *_ in lines}
     missing = next((n for n in names if n not in noted), None)
     if missing: raise InputError(f'{file} says nothing about {missing}, which is among the images')
-    return _numbers([noted[n] for n in names], wnids, (f'{file}, {n}' for n in names)), wnids, f'{file.name}, in the order of wnids.txt'
+    return _numbers([noted[n] for n in names], wnids, (f'{file}, {n}' for n in names)), wnids, f'{file.name}, in the order of {listed}'
+
+# %% ../../nbs/study/imagenet.ipynb #kaggle02
+def _kaggle(names, file, wnids):
+    "Labels from `LOC_val_solution.csv`: numbers, the ids in order, where they are from."
+    if not wnids: raise InputError(f'{file} needs LOC_synset_mapping.txt beside it, the WordNet ids in class order')
+    lines = csv.reader(file.read_text('utf-8', 'replace').splitlines())
+    noted = {line[0]: line[1].split()[0] for line in lines if len(line) > 1 and line[1].strip()}
+    missing = next((n for n in names if n.partition('.')[0] not in noted), None)
+    if missing: raise InputError(f'{file} says nothing about {missing}, which is among the images')
+    return _numbers([noted[n.partition('.')[0]] for n in names], wnids, (f'{file}, {n}' for n in names)), wnids, file.name
 
 # %% ../../nbs/study/imagenet.ipynb #5c782249
 DEVKIT, TRUTH = 'ILSVRC2012_devkit_t12', 'ILSVRC2012_validation_ground_truth.txt'
@@ -157,20 +206,29 @@ def _advice(names, root):
     return (f'place val_annotations.txt (file name, tab, WordNet id) and wnids.txt (the ids in class order) in {root}, '
             'or put the images into one folder a class')
 
+# %% ../../nbs/study/imagenet.ipynb #folders1
+def _by_folder(folders, classes, wnids, listed, of):
+    "Labels from class folders: numbers, the ids or names in order, where they are from."
+    if indices := class_indices(classes):
+        order = wnids or [str(i) for i in range(max(indices.values()) + 1)]
+        wrong = next((n for n, k in indices.items() if k >= len(order)), None)
+        if wrong: raise InputError(f'the class folder {wrong!r} is not among the {len(order)} classes of {listed}, 0 to {len(order) - 1}')
+        return [indices[f] for f in folders], order, 'class folders, whose names are the classes\' indices'
+    by = f'in the order of {listed}' if wnids else 'sorted' if classes == sorted(classes) else 'by the numbers in their names'
+    return _numbers(folders, wnids or classes, of), wnids or classes, f'class folders, {by}'
+
 # %% ../../nbs/study/imagenet.ipynb #c75c2eac
 def _labels(items, folders, classes, root):
     "Labels of the items from the first source that there is: numbers, the ids or names in order, and the source. None if there is none."
-    names, wnids, file = [i.name for i in items], _wnids(root), _beside(root, 'val_annotations.txt')
-    by = 'in the order of wnids.txt' if wnids else 'sorted'
-    if file: return _noted(names, file, wnids)
-    if folders:
-        order = wnids or classes
-        return _numbers(folders, order, (i.where for i in items)), order, f'class folders, {by}'
+    names, wnids, listed = [i.name for i in items], _wnids(root), _class_list(root) and _class_list(root).name
+    if file := _beside(root, 'val_annotations.txt'): return _noted(names, file, wnids, listed)
+    if folders: return _by_folder(folders, classes, wnids, listed, (i.where for i in items))
+    if names and (file := _beside(root, 'LOC_val_solution.csv')): return _kaggle(names, file, wnids)
     if numbered := _numbered(names, root, wnids): return numbered
     found = [re.match(r'n\d{8}(?=[_.])', n) for n in names]
     ids = [m[0] for m in found] if all(found) else []
     if not ids or not (wnids or len(set(ids)) == CLASSES): return None
-    order = wnids or sorted(set(ids))
+    order, by = wnids or sorted(set(ids)), f'in the order of {listed}' if wnids else 'sorted'
     return _numbers(ids, order, (i.where for i in items)), order, f'file names, {by}'
 
 # %% ../../nbs/study/imagenet.ipynb #3fd730c8
@@ -181,7 +239,9 @@ def _labelled(items, folders, classes, layout, root):
     numbers, order, source = found
     few = len(order) < CLASSES and all(re.fullmatch(r'n\d{8}', c) for c in order)
     advice = f'for a network of {CLASSES} classes place wnids.txt, its WordNet ids in class order, in {root}' if few else ''
-    return Images([replace(i, label=k) for i, k in zip(items, numbers)], order, layout=layout, source=source, advice=advice)
+    labelled = [replace(i, label=k) for i, k in zip(items, numbers)]
+    part = bool(folders) and order[:1] == ['0'] and len(classes) < len(order)
+    return Images(labelled, order, layout=layout, source=source, advice=advice, part=part)
 
 # %% ../../nbs/study/imagenet.ipynb #0c0e938b
 def _packages(root):
@@ -193,14 +253,31 @@ def _packages(root):
     tables = next((t for f in (root, root/'data') if f.is_dir() and (t := _files(f, '.parquet'))), [])
     return tars, [t for t in tables if t.name.startswith('val')] or tables
 
+# %% ../../nbs/study/imagenet.ipynb #packed01
+_STRAYS = 100 # image files; where more lie beside a tar or tables it is not looked into, as it was probably unpacked
+
+def _packed(root, files):
+    "`Images` of the tar or the Parquet files in a folder; none where there are none, or where more `files` lie beside them."
+    tars, tables = ([], []) if files > _STRAYS else _packages(root)
+    found = _labelled(*tar_images(tars[0]), root) if tars else parquet_images(tables) if tables else Images([])
+    return found if len(found) > files else replace(found, items=[])
+
+def _open_folder(root):
+    "`Images` of a folder: its image files, or what is packed in it, whichever is more."
+    noted, damaged = bool(_beside(root, 'val_annotations.txt')), []
+    photos, place = _photos(root, noted), _place(root, noted)
+    try: found = _packed(root, len(photos[0]))
+    except InputError as e:
+        if not photos[0]: raise
+        found, damaged = Images([]), [('what is packed', f'left out: {e}')]
+    found = found if found.items else _labelled(*photos, root)
+    return replace(found, left_out=damaged + _left_out(root, place, found.items, found.layout))
+
 # %% ../../nbs/study/imagenet.ipynb #a53bf7a7
 def _open(root):
     "`Images` of a path that exists."
     name = root.name.lower()
-    if root.is_dir():
-        photos = _photos(root, _beside(root, 'val_annotations.txt'))
-        tars, tables = ([], []) if photos[0] else _packages(root)
-        return _labelled(*tar_images(tars[0]), root) if tars else parquet_images(tables) if tables else _labelled(*photos, root)
+    if root.is_dir(): return _open_folder(root)
     if name.endswith(('.tar.gz', '.tgz', '.tar.bz2', '.tar.xz')):
         raise InputError(f'{root} is compressed, so its images cannot be read in place; decompress it to a .tar, or unpack it')
     if name.endswith('.tar'): return _labelled(*tar_images(root), root.parent)
@@ -223,6 +300,9 @@ def _found(spec):
         images = replace(_open(root), spec=spec)
     except OSError as e: raise InputError(f'{spec!r} cannot be read: {e}') from e
     if images: return images
+    if images.left_out:
+        raise InputError(f'{spec!r} holds no images of its own; its pictures lie deeper, such as {images.left_out[0][0]}: '
+                         'give the folder in which they, or their class folders, lie')
     raise InputError(f'{spec!r} holds no images; looked for {" ".join(SUFFIXES)} in it and in its class folders, '
                      f'for {ARCHIVE_META["val"][0]}, and for Parquet files in it and its data/')
 
