@@ -40,9 +40,10 @@ def _seen(photo, model, target, device):
     "The network, the image, its pixels, the class to explain and all classes' probabilities."
     from idgi_repro.method.gradients import predict
     from idgi_repro.study.imagenet import open_images
+    from idgi_repro.study.images import pixels_of
     from idgi_repro.study.models import load
     net, item = load(model, device), open_images(photo, labels=False)[0]
-    pixels = net.pixels(item.open())[None].to(device)
+    pixels = pixels_of(net, item.open(upright=True))[None].to(device)
     logits = predict(net.module, net.normalize(pixels))[0]
     if not logits.isfinite().all():
         raise InputError(f'{net.name} returns NaN or infinity for {item.name}; check its weights and its normalisation')
@@ -105,7 +106,7 @@ def check(
     every:bool=False,  # open every image, not a sample
 )->tuple[str,bool]:    # what there is to say; whether labels are known and no image is unreadable
     "What a study would find in a data set, what is missing, and what to do. Raises `InputError` for one that cannot be used."
-    from idgi_repro.study.imagenet import completeness, open_images, per_class
+    from idgi_repro.study.imagenet import completeness, omitted, open_images, per_class
     images = open_images(path)
     (opened, bad), labelled = _opened(images, every), images.categories is not None
     lines = [('layout', images.layout), ('images', f'{len(images):,}'),
@@ -117,6 +118,7 @@ def check(
     more = f'; --all opens all {len(images):,}' if opened < len(images) else ''
     lines += [('readable', f'{opened-len(bad):,} of {opened:,} opened{more}')]
     lines += [('', why) for _,why in bad[:3]] + [('', f'and {len(bad)-3:,} more')]*(len(bad) > 3)
+    lines += list(zip(('left out', *['']*4), omitted(images)))
     lines += [('to do', 'for labels, '*(not labelled) + images.advice)]*bool(images.advice)
     lines += [('to do', 'copy the unreadable images again; a study leaves them out')]*bool(bad)
     return '\n'.join(f'{what:<10}{text}' for what, text in lines if text), labelled and not bad
