@@ -408,7 +408,7 @@ def spoiled(value):
     ('do not divide', dict(steps=(3, 8), protocol='published')), ("'open'", dict(protocol='open')),
     ('steps', dict(steps=())), ('steps', dict(steps=(0,))), ('steps', dict(steps=(-4,))), ('steps', dict(steps=(2.5,))),
     ('does not fit', dict(path=StraightPath(torch.zeros(1, 1, 9, 9)))), ('does not fit', dict(path=GuidedPath(torch.zeros(3, 3, 8, 8)))),
-    (r'returned \(2, 3, 8, 8\)', dict(net=nn.Identity(), batch_size=2)), (r'returned \(2,\)', dict(net=Sum(), batch_size=2))])
+    (r'returned \(2, 3, 8, 8\)', dict(net=nn.Identity(), batch_size=2)), ('one output', dict(net=Sum(), batch_size=2))])
 def test_what_cannot_be_used_is_refused_with_its_name(said, how): refused(said, **how)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import _check_target, _in_batches, _seen, evaluating, predict, probability
+from .gradients import _in_batches, _logits, _seen, check_batch_size, evaluating, fitting, predict, probability
 from .guided import GuidedPath
 from .paths import BlurPath, Look, Path, StraightPath
 from .rules import Rule, Segment, as_rules, idgi, riemann
@@ -76,19 +76,16 @@ def looking(
     needs:frozenset,  # of all rules
 )->Look:
     "A `Look` at the network, in batches."
-    checks = [_check_target]                # of the first pass only: a GPU would have to wait for each
-    def checked(logits, c):
-        while checks: checks.pop()(logits, c)
-        return score(logits, c)
+    fits, size = fitting(score, target), check_batch_size(batch_size)
     def see(xs, c=target):
-        f, g = _seen(model, xs.flatten(0, 1), c.repeat(len(xs)), checked, batch_size)
+        f, g = _seen(model, xs.flatten(0, 1), c.repeat(len(xs)), fits, size)
         return f.view(xs.shape[:2]), g.view_as(xs)
     def value(xs, c=target):
-        return score(predict(model, xs.flatten(0, 1), batch_size), c.repeat(len(xs))).view(xs.shape[:2])
+        return score(predict(model, xs.flatten(0, 1), size), c.repeat(len(xs))).view(xs.shape[:2])
     def hessian(xs, vs, c=target):
-        product = lambda x, v, c: (hessian_vector(lambda p: score(model(p), c), x, v),)
-        return _in_batches(model, product, batch_size, xs.flatten(0, 1), vs.flatten(0, 1), c.repeat(len(xs)))[0].view_as(vs)
-    return Look(see, value, max(1, batch_size//len(x)), hessian, needs)
+        product = lambda x, v, c: (hessian_vector(lambda p: score(_logits(model, p), c), x, v),)
+        return _in_batches(model, product, size, xs.flatten(0, 1), vs.flatten(0, 1), c.repeat(len(xs)))[0].view_as(vs)
+    return Look(see, value, max(1, size//len(x)), hessian, needs)
 
 # %% ../../nbs/method/attribution.ipynb #a2f456db
 def attribute(

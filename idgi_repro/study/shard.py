@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import InputError
 from ..files import results_folder, slug, whole
 from ..method.attribution import NotFinite
-from ..method.gradients import TOLERANCE, enough_memory, find_batch_size, prepare
+from ..method.gradients import TOLERANCE, enough_memory, find_batch_size, multiplying, prepare
 from ..records import Paper, check_steps
 from .identity import code_digest
 from .images import decode, load_batch
@@ -226,7 +226,8 @@ def _loaded(net, data, chosen, seed, at_once, device):
 def _finite_rows(nets, seen, about, failed, shard, paper, references, *rest):
     "`rows_of` the images on which the network is finite; the others go to `failed`."
     while len(about):
-        try: return rows_of(nets, seen, about, shard, paper, references, *rest)
+        try:
+            with multiplying('float32'): return rows_of(nets, seen, about, shard, paper, references, *rest)
         except NotFinite as e:
             failed += [[about[i]['name'], 'the network returned NaN or infinity on its path'] for i in e.rows]
             keep = [i for i in range(len(about)) if i not in e.rows]
