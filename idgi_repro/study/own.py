@@ -47,11 +47,12 @@ def _home(where):
     return _absolute([*places][0]).parent if places else None
 
 # %% ../../nbs/study/own.ipynb #d2c014cc
-_brought, _added = set(), [] # places of the modules that users' networks have brought; what of the path is ours
+_brought, _late = set(), set() # places of the modules that users' networks have brought, and may bring when they run
+_added = []                    # what of the path is ours
 
 def _aside(homes):
     "Takes the user's modules in or below the folders, and those that networks have brought, out of memory; {name: module}."
-    mine = {n for n, p in _users().items() if p in _brought or not homes.isdisjoint(p.parents)}
+    mine = {n for n, p in _users().items() if p in _brought | _late or not homes.isdisjoint(p.parents)}
     return {n: sys.modules.pop(n) for n in [*sys.modules] if n in mine}
 
 def _onto_path(place):
@@ -75,7 +76,7 @@ def _anew(where):
         new.update({n: p for n, p in _users().items() if n not in before})
         _brought.update(new.values())
         tops = {n.partition('.')[0] for n in new}
-        sys.modules.update({n: m for n, m in old.items() if n.partition('.')[0] not in tops})
+        sys.modules.update({n: m for n, m in old.items() if n.partition('.')[0] not in tops and _place(m) not in _late})
 
 # %% ../../nbs/study/own.ipynb #b1dcdffa
 def _import(where):
@@ -153,5 +154,5 @@ def build(
             raise InputError(f'{where!r} has no function {function!r}; it has {others or "none"}')
         try: made = make()
         except Exception as e: raise InputError(f'{spec!r} raised {type(e).__name__}: {e}; it is called without arguments') from e
-    _brought.update(files := _files(module, new.values()))
+    _late.update(set(files := _files(module, new.values())) - {*new.values()})
     return made, _digest(files, home, function, getattr(made, 'source', ''))
