@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..method.attribution import attribute, saliency
-from ..method.gradients import in_double, predict, probability
+from ..method import gradients
+from ..method.gradients import in_double, predict
 from ..method.information import CURVES, area, information_curves
 from ..method.metrics import concentration, distance, energy_inside, insertion
 from ..method.metrics import patchiness, pointing, ranks, stability, step_lengths
@@ -49,6 +50,9 @@ class Subject:
 
     @cached_property
     def x(self)->Tensor: return self.net.normalize(self.pixels)
+
+    @property
+    def score(self)->Callable: return getattr(gradients, self.net.score) # what is explained
 
     @cached_property
     def black(self)->Tensor: # (1, 3, H, W)
@@ -89,7 +93,7 @@ def _walked(methods, subject, steps, batch_size, tick):
     "Maps of methods that share a path, by name and n."
     path, rules = methods[0].path(subject), as_rules([m.rule for m in methods])
     steps = (path.steps,) if path.steps else steps
-    a = attribute(subject.net.module, subject.x, subject.target, path, steps, rules, subject.protocol, probability, batch_size, tick)
+    a = attribute(subject.net.module, subject.x, subject.target, path, steps, rules, subject.protocol, subject.score, batch_size, tick)
     return {(m.name, n): saliency(v) for m, r in zip(methods, rules) for (name, n), v in a.items() if name == r.name}
 
 def maps_of_family(
@@ -263,7 +267,7 @@ def _completed(scene):
     "The sum of each map minus the change of the score from the path's start to its end."
     if scene.path is None: return dict(delta=scene.column())
     s = scene.subject
-    start, end = (probability(predict(s.net.module, v, scene.batch_size), s.target) for v in scene.path.ends(s.x))
+    start, end = (s.score(predict(s.net.module, v, scene.batch_size), s.target) for v in scene.path.ends(s.x))
     return dict(delta=scene.maps.sum((2, 3), dtype=in_double(scene.maps[:0]).dtype) - (end - start))
 
 def _busy(scene):
