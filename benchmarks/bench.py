@@ -17,7 +17,7 @@ from torch import nn
 from idgi_repro.method.attribution import attribute, saliency
 from idgi_repro.method.gradients import evaluating, predict, prepare, probability
 from idgi_repro.method.guided import GuidedPath
-from idgi_repro.method.information import CODECS, _pool, _size, information_curves
+from idgi_repro.method.information import CODECS, _cores, _pool, _size, information_curves
 from idgi_repro.method.metrics import insert, insertion, ranks
 from idgi_repro.method.paths import BlurPath, StraightPath
 from idgi_repro.method.rules import idgi, riemann
@@ -176,14 +176,14 @@ def scoring(s, rounds, batch, device):
     nhwc = lambda v: v.to(memory_format=torch.channels_last)
     def ours():
         places = ranks(maps)
-        insertion(fast, x, maps, c, s.black, batch, places=places).score
-        found = information_curves(fast, s.pixels, blurred, maps, c, s.net.normalize, batch_size=batch, places=places)
+        insertion(fast, x, maps.unbind(), c, s.black, batch, places=places).score
+        found = information_curves(fast, s.pixels, blurred, maps.unbind(), c, s.net.normalize, batch_size=batch, places=places)
         for curve in ('sic_entropy', 'aic_entropy', 'sic_msssim', 'aic_msssim'): getattr(found, curve)
     def similar():
         for a, b in zip(*(v.split(batch) for v in pairs)): ms_ssim(nhwc(a), nhwc(b), data_range=1, size_average=False)
     with torch.no_grad():
         times = turns({'ours': ours, 'forwards': lambda: predict(fast, inputs, batch),
-                       'png': lambda: [*_pool().map(lambda p: _size(p, CODECS['png']), pictures)], 'ms-ssim': similar}, rounds, device)
+                       'png': lambda: [*_pool(_cores()).map(lambda p: _size(p, CODECS['png']), pictures)], 'ms-ssim': similar}, rounds, device)
     calls, parts = len(maps)*len(x), ('forwards', 'png', 'ms-ssim')
     floor = [sum(t) for t in zip(*(times[k] for k in parts))]
     yield row('over the floor', 'scoring', times['ours'], floor, LIMITS['scoring'], calls)

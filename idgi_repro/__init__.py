@@ -9,7 +9,7 @@ __version__ = "0.2.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [
     'method', 'study', 'report', 'papers', 'cli', 'jobs', 'errors', 'files', 'records'], {
     'method.attribution': ['attribute', 'saliency', 'PathMethod', 'IntegratedGradients', 'GuidedIG', 'BlurIG', 'IDGI', 'NotFinite'],
-    'method.gradients': ['probability', 'logit', 'contrast', 'predict', 'value_and_gradient', 'prepare'],
+    'method.gradients': ['probability', 'logit', 'contrast', 'sigmoid', 'output', 'predict', 'value_and_gradient', 'prepare'],
     'method.paths': ['Path', 'Curve', 'Point', 'StraightPath', 'BlurPath'],
     'method.guided': ['GuidedPath'],
     'method.rules': ['Rule', 'riemann', 'idgi', 'absolute', 'squares', 'along', 'trapezoid', 'trapezoid_idgi', 'second_order'],

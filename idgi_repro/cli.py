@@ -15,14 +15,26 @@ from .errors import InputError
 from .study.parameters import NETWORKS, NEW_WORDS, Study, configured, read_config
 
 # %% ../nbs/cli.ipynb #9b1527e2
+def _meant(names, target):
+    "The classes that a text may mean, by how it is said: `index:1` and `name:1` where a class is called 1 and another one has that index."
+    kind, _, said = target.partition(':')
+    if kind not in ('index', 'name') or target in names: kind, said = None, target
+    found = {f'index:{i}': i for i, n in enumerate(names) if n == said} if kind != 'index' else {}
+    if len(found) == 1: found = {f'name:{said}': i for i in found.values()}
+    if kind == 'name' or not re.fullmatch(r'-?\d+', said) or int(said) in found.values(): return found
+    return found | {f'index:{int(said)}': int(said)}
+
 def _target(net, logits, target):
-    "The class to explain: the network's own answer, an index, or a class name."
+    "The class to explain: the network's own answer, an index, or a class name. Raises `InputError` for no class and for more than one."
     if target is None: return int(logits.argmax())
-    if re.fullmatch(r'-?\d+', target): c = int(target)
-    elif net.categories and target in net.categories: c = net.categories.index(target)
-    else: raise InputError(f'unknown class {target!r}; give an index from 0 to {len(logits)-1}'
-                           + (f' or one of the network\'s class names, such as {", ".join(net.categories[:3])}' if net.categories else ''))
-    if not 0 <= c < len(logits): raise InputError(f'class {c} is not among the classes of {net.name}, 0 to {len(logits)-1}')
+    names, last = net.categories or [], len(logits) - 1
+    found = _meant(names, target)
+    if len(found) > 1: found = {k: c for k, c in found.items() if 0 <= c <= last}
+    if len(found) > 1: raise InputError(f'{target!r} may be several classes of {net.name}; say {" or ".join(found)}')
+    if not found: raise InputError(f'unknown class {target!r}; give an index from 0 to {last}'
+                                   + f' or one of the network\'s class names, such as {", ".join(names[:3])}'*bool(names))
+    c = next(iter(found.values()))
+    if not 0 <= c <= last: raise InputError(f'class {c} is not among the classes of {net.name}, 0 to {last}')
     return c
 
 # %% ../nbs/cli.ipynb #cb7963c4
@@ -36,17 +48,18 @@ def _writable(file):
     except OSError as e: raise InputError(f'cannot write {file}: {e}') from e
 
 # %% ../nbs/cli.ipynb #413acd4e
-def _seen(photo, model, target, device):
+def _seen(photo, model, target, device, score, size):
     "The network, the image, its pixels, the class to explain and all classes' probabilities."
     from idgi_repro.method.gradients import predict
     from idgi_repro.study.imagenet import open_images
+    from idgi_repro.study.images import pixels_of
     from idgi_repro.study.models import load
-    net, item = load(model, device), open_images(photo, labels=False)[0]
-    pixels = net.pixels(item.open())[None].to(device)
+    net, item = load(model, device, score=score, size=size), open_images(photo, labels=False)[0]
+    pixels = pixels_of(net, item.open(upright=True))[None].to(device)
     logits = predict(net.module, net.normalize(pixels))[0]
     if not logits.isfinite().all():
         raise InputError(f'{net.name} returns NaN or infinity for {item.name}; check its weights and its normalisation')
-    return net, item, pixels, _target(net, logits, target), logits.softmax(0)
+    return net, item, pixels, _target(net, logits, target), logits.sigmoid() if net.score == 'sigmoid' else logits.softmax(0)
 
 def explain(
     photo:str,         # image file, or 'embedded' for the first embedded image
@@ -57,6 +70,8 @@ def explain(
     protocol:str='corrected', # or 'published'
     device:str='cpu',  # where to compute
     paper:str='idgi',  # whose methods
+    score:str='probability', # what of the output is explained, one of `models.SCORES`
+    size:int=None,     # side of the network's input; None: what the network says
 )->Path:               # the figure
     "Draws a photograph and its maps. Raises `InputError` for anything that cannot be used."
     import torch
@@ -66,15 +81,15 @@ def explain(
     from idgi_repro.study.scene import Subject, gradients_of, maps_of
     from idgi_repro.study.shard import Shard
     paper = load_paper(paper)
-    names = Shard(steps=(steps,), protocol=protocol).of(paper).methods
+    names = Shard(steps=(steps,), protocol=protocol, score=score, size=size).of(paper).methods
     _writable(out := Path(out))
     with enough_memory('stop what else runs, or use another device'):
-        net, item, pixels, c, p = _seen(photo, model, target, device)
+        net, item, pixels, c, p = _seen(photo, model, target, device, score, size)
         subject = Subject(net, pixels, torch.tensor([c], device=device), protocol)
         with progress(gradients_of(paper, names, (steps,), protocol), f'explaining {item.name}') as bar:
             maps = maps_of(paper, names, subject, (steps,), 32, bar.update)
     maps = {paper.method(name).title: m[0].cpu() for (name, _), m in maps.items()}
-    _draw(out, net, item, pixels, c, p, maps, f'{steps} steps, {protocol}')
+    _draw(out, net, item, pixels, c, p, maps, f'{steps} steps, {protocol}' + f', {score}'*(score != 'probability'))
     return out
 
 def _draw(out, net, item, pixels, c, p, maps, how):
@@ -105,7 +120,7 @@ def check(
     every:bool=False,  # open every image, not a sample
 )->tuple[str,bool]:    # what there is to say; whether labels are known and no image is unreadable
     "What a study would find in a data set, what is missing, and what to do. Raises `InputError` for one that cannot be used."
-    from idgi_repro.study.imagenet import completeness, open_images, per_class
+    from idgi_repro.study.imagenet import completeness, omitted, open_images, per_class
     images = open_images(path)
     (opened, bad), labelled = _opened(images, every), images.categories is not None
     lines = [('layout', images.layout), ('images', f'{len(images):,}'),
@@ -117,11 +132,19 @@ def check(
     more = f'; --all opens all {len(images):,}' if opened < len(images) else ''
     lines += [('readable', f'{opened-len(bad):,} of {opened:,} opened{more}')]
     lines += [('', why) for _,why in bad[:3]] + [('', f'and {len(bad)-3:,} more')]*(len(bad) > 3)
+    lines += list(zip(('left out', *['']*4), omitted(images)))
     lines += [('to do', 'for labels, '*(not labelled) + images.advice)]*bool(images.advice)
     lines += [('to do', 'copy the unreadable images again; a study leaves them out')]*bool(bad)
     return '\n'.join(f'{what:<10}{text}' for what, text in lines if text), labelled and not bad
 
 # %% ../nbs/cli.ipynb #b187bfaa
+def _kind_of(f):
+    "What argparse is told of a field that is no bool."
+    kind, help, default = f.type if isinstance(f.type, str) else f.type.__name__, f.metadata['help'], f.default
+    told = '' if default in (None, (), MISSING) or 'default' in help else f' (default: {default})'
+    number = dict(type=int, metavar='N') if 'int' in kind else dict(metavar='NAME' if 'list' in kind else f.name.upper())
+    return dict(help=(help + told).replace('%', '%%'), **number, **dict(nargs='+') if 'list' in kind else {})
+
 def _add_options(parser, record):
     "An option for every field of a record of parameters that has a flag."
     for f in fields(record):
@@ -133,9 +156,7 @@ def _add_options(parser, record):
             action = 'store_false' if default else 'store_true'
             parser.add_argument(f'--no-{flag[2:]}' if default else flag, dest=f.name, action=action, help=help)
             continue
-        number = dict(type=int, metavar='N') if 'int' in kind else dict(metavar='NAME' if 'list' in kind else f.name.upper())
-        told = '' if default in (None, ()) or 'default' in help else f' (default: {default})'
-        parser.add_argument(flag, dest=f.name, help=(help + told).replace('%', '%%'), **number, **dict(nargs='+') if 'list' in kind else {})
+        parser.add_argument(flag, dest=f.name, **_kind_of(f))
 
 def _parser():
     p = argparse.ArgumentParser('idgi-repro', description='Integrated-gradient methods with and without IDGI.')
@@ -145,11 +166,14 @@ def _parser():
     e.add_argument('photo', help="image file, or 'embedded'")
     e.add_argument('--model', default='mini_resnet', help=NETWORKS + ' (default: %(default)s, which knows the embedded shapes)')
     e.add_argument('--out', default='maps.png', help='figure to write: .png, .svg or .pdf (default: %(default)s)')
-    e.add_argument('--target', help='class to explain, an index or a name (default: the predicted class)')
+    e.add_argument('--target', help='class to explain, an index or a name, or index:1 or name:1 where both are there '
+                   '(default: the predicted class)')
     e.add_argument('--steps', type=int, default=128, help='number of segments (default: %(default)s)')
     e.add_argument('--protocol', default='corrected', help="'corrected', or 'published', as the paper's code (default: %(default)s)")
     e.add_argument('--paper', default='idgi', help='whose methods (default: %(default)s)')
     e.add_argument('--device', help='cpu or cuda (default: cuda where there is one)')
+    for f in fields(Study): # that a study and a single photograph have in common
+        if f.name in ('score', 'size'): e.add_argument(f'--{f.name}', default=f.default, **_kind_of(f))
 
     d = sub.add_parser('data', help='check the images that a study is to use').add_subparsers(dest='what', required=True)
     d = d.add_parser('check', help='what there is, what is missing, and what to do',
@@ -197,10 +221,12 @@ def _costs(study):
     return told(estimate(study, load_paper(study.paper)))
 
 # %% ../nbs/cli.ipynb #5bd250dc
+def _explained(a): return explain(a.photo, a.model, a.out, a.target, a.steps, a.protocol, _device(a.device), a.paper, a.score, a.size)
+
 def _done(a):
     "What a command has to say, and whether all is well."
     if a.command == 'data': return check(a.path, a.all)
-    if a.command == 'explain': return explain(a.photo, a.model, a.out, a.target, a.steps, a.protocol, _device(a.device), a.paper), True
+    if a.command == 'explain': return _explained(a), True
     if a.command == 'study': study = _study(a) # mistakes are answered before all that takes seconds to import
     if 'dry_run' in a: return _costs(study), True
     from idgi_repro.jobs import make_report, run_study

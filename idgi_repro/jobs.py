@@ -10,7 +10,7 @@ from ast import literal_eval
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-import hashlib, json, logging, re, sys, time
+import hashlib, json, logging, re, signal, sys, time
 
 from tqdm import tqdm
 
@@ -68,13 +68,39 @@ class _Quiet:
     def __enter__(self): self.level = logging.getLogger('papermill').level; logging.getLogger('papermill').setLevel(logging.ERROR)
     def __exit__(self, *how): logging.getLogger('papermill').setLevel(self.level)
 
+# %% ../nbs/jobs.ipynb #kerne001
+def _kernel():
+    "A manager of a kernel of the interpreter that runs this, whatever kernels are installed; `status` is the exit status of a dead one."
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    class Here(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name): return KernelSpec(**get_kernel_dict())
+    class Remembering(AsyncKernelManager):
+        status = None
+        async def _async_is_alive(self): # which the client calls as well
+            if self.has_kernel and self.status is None: self.status = await self.provisioner.poll() # later it has none
+            return self.has_kernel and self.status is None
+        is_alive = _async_is_alive
+    return Remembering(kernel_name='python3', kernel_spec_manager=Here())
+
+def _death(status):
+    "How a process with that exit status ended, in words, and what to do; a shell adds 128 to a signal's number."
+    again = 'and the same command continues with what is not done yet'
+    if not status: return f'ended without a word; start it again, {again}'
+    number = -status if status < 0 else status - 128
+    if number <= 0: return f"ended by itself with status {status}, as after sys.exit or os._exit in a network's own code"
+    if number == signal.SIGKILL:
+        return ('was killed (signal 9), as the system does where memory does not suffice; '
+                f'give a smaller batch size or stop what else runs, {again}')
+    name = next((f' ({s.name})' for s in signal.Signals if s == number), '')
+    return f"died of signal {number}{name}, a fault in compiled code, such as a network's own; where it was chance, start it again, {again}"
+
 # %% ../nbs/jobs.ipynb #e5a2d7e5
-def _failed(e, executed):
-    "What a run's error means to the user."
+def _failed(e, executed, status):
+    "What a run's error means to the user; the status is the kernel's."
     from nbclient.exceptions import DeadKernelError
-    again = 'give a smaller batch size or stop what else runs, and the same command continues with what is not done yet'
-    if isinstance(e, DeadKernelError):
-        return InputError(f'the process that ran {executed} was killed, most likely because memory did not suffice; {again}')
+    if isinstance(e, DeadKernelError): return InputError(f'the process that ran {executed} {_death(status)}')
     if isinstance(e, OSError): return InputError(f'cannot write {executed}: {e}')
     if e.ename in ('InputError', 'NotFinite', 'UnreadableImage'): return InputError(e.evalue)
     return InputError(f'memory does not suffice; see {executed}') if e.ename in ('MemoryError', 'OutOfMemoryError') else e
@@ -86,19 +112,19 @@ def execute(
     tick=lambda share: None, # called with the share done, 0 to 1
 ):
     """A papermill run of an experiment notebook. Raises `InputError` for parameters that it does not take, before a kernel starts,
-    for one inside the notebook, and where memory does not suffice."""
+    for one inside the notebook, where memory does not suffice, and where the kernel dies."""
     import papermill as pm
     from nbclient.exceptions import DeadKernelError
     check_parameters(name, parameters)
-    parameters = json.loads(json.dumps(parameters)) # papermill writes no tuples
+    parameters, kernel = json.loads(json.dumps(parameters)), _kernel() # papermill writes no tuples
     out = _Lines(r'^progress ([\d.]+)$', lambda share: tick(float(share)))
     err = _Lines('^idgi-repro: .*$', lambda line: print(line, file=sys.stderr))
     try:
         executed.parent.mkdir(parents=True, exist_ok=True)
         with _Quiet():
-            pm.execute_notebook(notebook(name), executed, parameters, kernel_name='python3', progress_bar=False,
+            pm.execute_notebook(notebook(name), executed, parameters, kernel_name='python3', km=kernel, progress_bar=False,
                                 stdout_file=out, stderr_file=err, extra_arguments=['--log-level=CRITICAL'])
-    except (pm.PapermillExecutionError, DeadKernelError, OSError) as e: raise _failed(e, executed) from None
+    except (pm.PapermillExecutionError, DeadKernelError, OSError) as e: raise _failed(e, executed, kernel.status) from None
 
 # %% ../nbs/jobs.ipynb #03f25cff
 START = 8. # seconds to start a kernel and import torch, for the estimate of the time left

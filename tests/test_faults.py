@@ -171,7 +171,7 @@ def test_a_kernel_that_is_killed(tmp_path, monkeypatch):
         if c['cell_type'] == 'code': c['source'] = 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'
     (tmp_path/'kill.ipynb').write_text(json.dumps(source))
     monkeypatch.setattr(jobs, 'notebook', lambda name: tmp_path/'kill.ipynb')
-    said = 'killed, most likely because memory did not suffice.*the same command continues'
+    said = r'killed \(signal 9\), as the system does where memory does not suffice.*the same command continues'
     with pytest.raises(InputError, match=said): jobs.execute('shard', tmp_path/'out'/'x.ipynb', {})
 
 

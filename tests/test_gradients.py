@@ -90,9 +90,9 @@ class Returns(nn.Module):
     def forward(self, x): return self.out(x)
 
 @pytest.mark.parametrize('out,said', [
-    (lambda x: x.mean((1, 2, 3)), r'\(2,\)'), (lambda x: x, r'\(2, 3, 8, 8\)'), (lambda x: x.mean((2, 3))[:1], r'\(1, 3\)'),
-    (lambda x: (x.mean((2, 3)),), 'tuple'), (lambda x: {'out': x}, 'dict'), (lambda x: None, 'NoneType')],
-    ids=['(B,)', '(B, C, H, W)', 'short', 'tuple', 'dict', 'None'])
+    (lambda x: x.mean((0, 2, 3)), r'\(3,\)'), (lambda x: x, r'\(2, 3, 8, 8\)'), (lambda x: x.mean((2, 3))[:1], r'\(1, 3\)'),
+    (lambda x: ('logits', x.mean((2, 3))), 'tuple'), (lambda x: {'out': x}, 'dict'), (lambda x: None, 'NoneType')],
+    ids=['(K,)', '(B, C, H, W)', 'short', 'tuple', 'dict', 'None'])
 def test_an_output_that_is_not_B_K_is_refused_and_named(out, said):
     net, x = Returns(out).train(), pictures(2)
     with pytest.raises(InputError, match=said): value_and_gradient(net, x, torch.tensor([0, 0]))

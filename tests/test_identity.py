@@ -8,6 +8,8 @@ import idgi_repro as ir
 from idgi_repro.method import paths, rules
 from idgi_repro.papers.idgi import PAPER
 from idgi_repro.papers.loading import load_paper
+from idgi_repro.errors import InputError
+from idgi_repro.report.results import read
 from idgi_repro.records import Measurement, Method, Metric, Paper
 from idgi_repro.study import identity, images, models, scene, selection, shard as room
 from idgi_repro.study.identity import _digest, code_digest
@@ -114,7 +116,7 @@ def test_the_parameters_of_a_rule_are_part_of_it():
 # keys: what changes them
 
 OTHER = [dict(seed=4), dict(steps=(4, 16)), dict(protocol='published'), dict(exact=True), dict(precision='bf16'), dict(references=2),
-         dict(methods=('ig',)), dict(metrics=('insertion',)), dict(start=1), dict(data='embedded:21')]
+         dict(methods=('ig',)), dict(metrics=('insertion',)), dict(start=1), dict(data='embedded:21'), dict(score='logit'), dict(size=160)]
 
 @pytest.mark.parametrize('change', OTHER, ids=str)
 def test_another_shard_has_another_key(change): assert key(replace(SHARD, **change)) != key()
@@ -167,7 +169,7 @@ def source(m, thing, text):
     _digest.cache_clear()
 
 
-CORE = ['images.decode', 'images.blurred', 'models.Network.normalize', 'scene.views', 'selection._verdict', 'shard._rows']
+CORE = ['images.decode', 'images.blurred', 'models.Network.normalize', 'scene.views', 'selection._verdict', 'shard._rows', 'images.Shape.mask', 'images.draw']
 
 @pytest.mark.parametrize('thing', CORE)
 def test_the_core_counts_for_all(thing, monkeypatch):
@@ -298,3 +300,50 @@ def test_a_method_that_takes_a_finished_map_counts_by_what_that_is_made_of(monke
     before = key(half, paper)
     source(monkeypatch, paths.StraightPath, 'class StraightPath(Curve):\n    def at(self, x, t): return x\n')
     assert key(half, paper) != before
+
+
+# from a study to what its report reads
+
+def test_a_study_of_a_changed_network_reads_the_new_rows(tmp_path):
+    "The old ones stand in their own file, give way to the later, and are named."
+    spec, out, said = f'{tmp_path/"scaled.py"}:make', tmp_path/'out', []
+    for factor in (8, 2):
+        (tmp_path/'scaled.py').write_text(NETWORK.format(imported='', change=f'*{factor}/8'))
+        file = run(shard_of(spec, 'embedded:8', out), PAPER)
+        rows, manifests = read(out, notes := [])
+        assert [m['file'] for m in manifests] == [file.name] and len(rows) == 1
+        said.append((rows.delta[0], len(notes)))
+    assert said[0][0] != said[1][0] and [n for _, n in said] == [0, 1]
+
+
+def folders(root, *classes):
+    "Class folders of one image each."
+    for i, name in enumerate(classes):
+        (root/name).mkdir(parents=True)
+        Embedded(10)[i].open().save(root/name/f'{i}.png')
+    return root
+
+
+def test_another_class_list_is_another_choice(tmp_path):
+    "The classes in another order: other images are right, so that other rows are computed."
+    classes, found = list('abcdefghij'), []
+    for k, names in enumerate((classes, classes[::-1], classes)):
+        folder = tmp_path/'data'
+        if folder.exists(): folder.rename(tmp_path/f'before{k}')
+        try: found.append(run(replace(shard_of('mini_resnet', folders(folder, *names), tmp_path/'out'), images=3, stop=3), PAPER).name)
+        except InputError as e: found.append(str(e))
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_file_of_numbers_beside_a_network_counts(tmp_path):
+    "What a module keeps of it is part of the fingerprint, though it is neither weights nor code."
+    (tmp_path/'tempered.py').write_text('import json, pathlib\nfrom torch import nn\nclass Net(nn.Flatten):\n'
+        '    def __init__(self): super().__init__(); self.t = json.loads((pathlib.Path(__file__).parent/"t.json").read_text())\n'
+        '    def forward(self, x): return super().forward(x)*self.t\ndef make(): return Net()\n'
+        'def function():\n    net = Net()\n    return lambda x: net(x)\n')
+    for function in ('make', 'function'):
+        prints = []
+        for t in ('8', '2', '8'):
+            (tmp_path/'t.json').write_text(t)
+            prints.append(load(f'{tmp_path}/tempered.py:{function}').fingerprint())
+        assert prints[0] == prints[2] != prints[1]

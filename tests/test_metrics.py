@@ -35,12 +35,12 @@ def case():
 
 def curves(case, **kw):
     pixels, dull, maps = case
-    return information_curves(Bright(), pixels, dull, maps, torch.tensor([1]), lambda v: v, **kw)
+    return information_curves(Bright(), pixels, dull, maps.unbind(), torch.tensor([1]), lambda v: v, **kw)
 
 
 def test_a_perfect_map_its_reverse_and_a_constant(case):
     pixels, dull, maps = case
-    score = insertion(Bright(), pixels, maps, torch.tensor([1]), torch.zeros(1)).score[:, 0]
+    score = insertion(Bright(), pixels, maps.unbind(), torch.tensor([1]), torch.zeros(1)).score[:, 0]
     assert score[0] > score[2] > score[1]
     found = curves(case)
     # MS-SSIM rises with the detail that the perfect map shows first, so there the order is another
@@ -109,7 +109,7 @@ def test_small_pictures_have_no_msssim(side):
 
 def test_maps_that_do_not_fit(case):
     pixels, dull, maps = case
-    for wrong, message in ((maps[..., 1:], 'do not fit'), (maps*torch.nan, 'NaN')):
+    for wrong, message in (([*maps[..., 1:]], 'does not fit'), ([*maps*torch.nan], 'NaN'), (maps, 'list')):
         with pytest.raises(InputError, match=message): information_curves(Bright(), pixels, dull, wrong, torch.tensor([1]), lambda v: v)
 
 

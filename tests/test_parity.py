@@ -98,7 +98,7 @@ def test_insertion_scores_and_ratios_of_the_studys_own_maps_are_met(net, golden)
     model, mean, std = net
     x, black, target = images(golden, mean, std)
     keys = [k.removeprefix('insertion/') for k in golden if k.startswith('insertion/')]
-    found = insertion(model, x, torch.stack([torch.from_numpy(golden[f'map/{k}']) for k in keys]), target, black)
+    found = insertion(model, x, [golden[f'map/{k}'] for k in keys], target, black)
     assert len(keys) >= 4 and found.curve.shape == (len(keys), 2, 21)
     for i, k in enumerate(keys):
         assert found.score[i].tolist() == pytest.approx(golden[f'insertion/{k}'], abs=1e-3), k
@@ -113,7 +113,7 @@ def test_information_curves_of_the_studys_own_maps_are_met(net, golden):
     pixels, blurred = (torch.from_numpy(golden[k]) for k in ('pixels', 'blurred_pixels'))
     keys = [k.removeprefix('png_bytes/') for k in golden if k.startswith('png_bytes/')]
     assert len(keys) == 8
-    found = information_curves(model, pixels, blurred, torch.stack([torch.from_numpy(golden[f'map/{k}']) for k in keys]), target, Network('golden', model, mean, std).normalize)
+    found = information_curves(model, pixels, blurred, [golden[f'map/{k}'] for k in keys], target, Network('golden', model, mean, std).normalize)
     for i, k in enumerate(keys):
         assert (found.bytes[i].numpy() == golden[f'png_bytes/{k}']).all(), k
         assert (found.correct[i].numpy() == golden[f'pic_correct/{k}']).all(), k

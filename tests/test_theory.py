@@ -233,7 +233,7 @@ def test_captum_style_class_and_a_walk_without_hessians():
         def path(self, baselines): return StraightPath(baselines)
     net, x, c = smooth(), pictures(2), torch.tensor([0, 1])
     for p in net.parameters(): p.requires_grad_(True)
-    a, delta = SecondOrder(net).attribute(x, -1., c, 5, return_convergence_delta=True)
+    a, delta = SecondOrder(net).attribute(x, -1., c, n_steps=5, return_convergence_delta=True)
     assert torch.equal(a, attribute(net, x, c, StraightPath(-1.), (5,), (second_order,))['second_order', 5]) and delta.abs().max() < 1e-12
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
     seen = []

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .paths import Path, Point, as_baseline
+from .gradients import in_double
+from .inputs import as_baseline, as_pixels
+from .paths import Path, Point
 
 # %% ../../nbs/method/guided.ipynb #e86f8087
 def _nth(keys, row, rank, rows, bins=2**16):
@@ -24,7 +26,7 @@ def _smallest(
     k:int,    # 1 for the smallest
 )->Tensor:    # (B, 1)
     "The k-th smallest of every row."
-    if a.is_cuda or a.dtype != torch.float32: return a.kthvalue(k, 1, keepdim=True).values
+    if a.device.type != 'cpu' or a.dtype != torch.float32: return a.kthvalue(k, 1, keepdim=True).values
     bits, B = a.view(torch.int32), len(a)
     upper, row = bits >> 16, torch.arange(B)[:, None]
     high, rank = _nth((upper + 2**16*row.int()).flatten(), 0, torch.full((B,), k), B)
@@ -84,17 +86,19 @@ class GuidedPath(Path):
         if not 0 <= max_dist <= 1: raise InputError(f'max_dist is {max_dist}; it must be between 0 and 1')
         if pixels is not None and not normalize:
             raise InputError('pixels are given without normalize=(mean, std), so nothing tells how the network sees them; give both')
-        self.baseline, self.fraction, self.max_dist, self.normalize, self.pixels = baseline, fraction, max_dist, normalize, pixels
+        self.baseline, self.fraction, self.max_dist, self.normalize = baseline, fraction, max_dist, normalize
+        self.pixels = None if pixels is None else as_pixels(pixels)
 
     def ends(self, x): return as_baseline(self.baseline, x), x
 
     def _space(self, x, protocol):
-        "Start and end in the space of the moves, in float64; how the network sees a point; and what a gradient is divided by."
-        if not self.normalize: return *(v.double() for v in self.ends(x)), lambda p: p.to(x), None
-        mean, std = (torch.tensor(v, dtype=torch.float64, device=x.device).view(-1, 1, 1) for v in self.normalize)
-        start, end = (v.double()*std + mean for v in self.ends(x))
+        "Start and end in the space of the moves, as `in_double`; how the network sees a point; and what a gradient is divided by."
+        if not self.normalize: return *map(in_double, self.ends(x)), lambda p: p.to(x), None
+        start, end = map(in_double, self.ends(x))
+        mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1).to(start) for v in self.normalize)
+        start, end = start*std + mean, end*std + mean
         if protocol == 'corrected': return start, end, lambda p: ((p - mean)/std).to(x), std.to(x)
-        if self.pixels is not None: end = self.pixels.to(x.device).double()
+        if self.pixels is not None: end = self.pixels.to(start)
         mean, std = mean.to(x), std.to(x)
         return torch.where(start.abs() < 1e-6, 0., start), end, lambda p: (p.to(x) - mean)/std, None     # black is exactly 0
 

@@ -20,29 +20,40 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import predict, probability
-from .metrics import _check_maps, _places, _reveal
+from .gradients import fitting, in_double, predict, probability
+from .inputs import as_baseline, as_images, as_pixels, as_target
+from .metrics import _places, _reveal
 
 # %% ../../nbs/method/information.ipynb #5f9e83fe
 CODECS = dict(png=dict(format='PNG'), webp=dict(format='WEBP', lossless=True)) # name: Pillow's options
 
-@cache
-def _pool(): return ThreadPoolExecutor(os.cpu_count())
+def _cores():
+    "How many the process may use."
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return min(allowed or 1, torch.get_num_threads())
+
+_pool = cache(ThreadPoolExecutor)   # of so many threads
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_pool.cache_clear)
 
 def _size(picture, options):
     file = BytesIO()
     Image.fromarray(picture).save(file, **options)
     return file.tell()
 
+def _compressed(pixels, codec):
+    "`compressed_sizes` of pictures that are known to lie in [0, 1]."
+    if codec not in CODECS: raise InputError(f'codec is {codec!r}; it must be one of {", ".join(CODECS)}')
+    if pixels.shape[-3] != 3: raise InputError(f'pictures of shape {tuple(pixels.shape)} cannot be compressed; they must be (..., 3, H, W)')
+    pictures = (pixels*255).to(torch.uint8).reshape(-1, *pixels.shape[-3:]).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    found = [_pool(_cores()).submit(_size, p, CODECS[codec]) for p in pictures]
+    return lambda: torch.tensor([f.result() for f in found]).view(pixels.shape[:-3])
+
 def compressed_sizes(
     pixels:Tensor,    # (..., 3, H, W) in [0, 1]
     codec:str='png',  # 'png' (the paper) or 'webp', lossless (PAIR)
 )->Callable[[],Tensor]: # call it for the sizes (...), int64, in bytes
-    "Starts to compress pictures, cut to 8 bits, on all cores, and returns at once. Raises `InputError` for an unknown codec."
-    if codec not in CODECS: raise InputError(f'codec is {codec!r}; it must be one of {", ".join(CODECS)}')
-    pictures = (pixels*255).to(torch.uint8).flatten(0, -4).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    found = [_pool().submit(_size, p, CODECS[codec]) for p in pictures]
-    return lambda: torch.tensor([f.result() for f in found]).view(pixels.shape[:-3])
+    "Starts to compress pictures, cut to 8 bits, and returns at once. Raises `InputError` for pixels out of range or an unknown codec."
+    return _compressed(as_pixels(pixels), codec)
 
 # %% ../../nbs/method/information.ipynb #4a11ac54
 LAST = .8 # of the original's value, below which an image is excluded
@@ -63,7 +74,8 @@ def information_curve(
     entropy:bool,  # whether x is in bytes, to be scaled; MS-SSIM is not
 )->Tensor:         # (..., 101) float64 in [0, 1], 1 at the end; NaN where excluded
     "The response as a function of the information shown, at 0, 0.01, …, 1 (Kapishnikov et al. 2019, section 4)."
-    x, y = x.double(), y.double()
+    y = in_double(y)
+    x = x.to(y)
     bad = torch.stack([*excluded(x, y, entropy).values()]).any(0)
     rescale = lambda v: ((v - v[..., :1])/(v[..., -1:] - v[..., :1])).clamp(0, 1)
     if entropy: x = rescale(x)
@@ -125,31 +137,33 @@ def _msssim(images, originals):
 def information_curves(
     model:nn.Module,   # normalised images to logits
     pixels:Tensor,     # (B, 3, H, W) images in [0, 1]
-    blurred:Tensor,    # (B, 3, H, W) what is seen where nothing has been inserted, in [0, 1]
-    saliency:Tensor,   # (..., B, H, W) saliency maps; leading dimensions are several maps of the same images
-    target:Tensor,     # (B,) class indices
+    blurred,           # (1 or B, 3, H, W) what is seen where nothing has been inserted, in [0, 1], or a number
+    saliency,          # (B, H, W) saliency maps, or a list of K such maps of the same images
+    target,            # (B,) class indices, or one for all
     normalize:Callable, # pixels to the network's input, e.g. `Network.normalize`
     codec:str='png',   # 'png' (the paper) or 'webp' (PAIR)
     batch_size:int=64, # images per forward pass
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
-    places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
+    places:Tensor|None=None, # (K, B, H, W) the maps' `ranks`, where they are known
 )->InformationCurves:
     """SIC and AIC of saliency maps (Kapishnikov et al. 2019), with 25 numbers of pixels from none to all.
 
-    Raises `InputError` for maps that do not fit the images or contain NaN, and for an unknown codec."""
-    _check_maps(saliency, pixels)
-    place, size, B = _places(saliency, places), pixels[0, 0].numel(), len(pixels)
+    Raises `InputError` for pixels out of range, maps that do not fit the images or contain NaN, and an unknown codec."""
+    pixels = as_images(as_pixels(pixels))
+    blurred, target = as_pixels(as_baseline(blurred, pixels), 'the blurred pixels'), as_target(target, pixels)
+    (place, shape), size, B = _places(saliency, pixels, places), pixels[0, 0].numel(), len(pixels)
     counts = torch.from_numpy(np.linspace(0, size, 25).astype(int)) # its rounding is the protocol's: int(size*i/24) differs by a pixel
+    score = fitting(probability, target)
     def measure(images): # (K, B, 3, H, W) -> four of (K, B)
         K, flat = len(images), images.flatten(0, 1)
-        sizes = compressed_sizes(images, codec)
+        sizes = _compressed(images, codec)
         z = predict(model, normalize(flat), batch_size)
         similar = _msssim(flat, pixels.repeat(K, 1, 1, 1))
-        return [v.view(K, B) for v in (probability(z, target.repeat(K)), z.argmax(1) == target.repeat(K), sizes().to(z.device), similar)]
+        return [v.view(K, B) for v in (score(z, target.repeat(K)), z.argmax(1) == target.repeat(K), sizes().to(z.device), similar)]
     ends = measure(torch.stack([blurred, pixels]))
     found = [v.new_empty(len(place), B, 25) for v in ends]
     for whole, end in zip(found, ends): whole[..., 0], whole[..., 24] = end
     for m, j, images in _reveal(pixels, blurred, place, counts[1:-1], batch_size):
         for whole, part in zip(found, measure(images)): whole[m, :, j+1] = part
         tick(images.shape[0]*B)
-    return InformationCurves(*(v.view(*saliency.shape[:-2], 25) for v in found))
+    return InformationCurves(*(v.view(*shape, 25) for v in found))

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import predict, probability
+from .gradients import fitting, in_double, predict, probability
+from .inputs import as_baseline, as_images, as_maps, as_mask, as_target
+from ..records import check_steps
 
 # %% ../../nbs/method/metrics.ipynb #b7312cd6
 def ranks(
@@ -43,15 +45,13 @@ def _reveal(x, baseline, ranks, counts, batch_size):
     which = torch.cartesian_prod(*(torch.arange(len(v), device=x.device) for v in (ranks, counts)))
     for m, j in (part.unbind(1) for part in which.split(max(1, batch_size//len(x)))): yield m, j, insert(x, baseline, ranks[m], counts[j])
 
-def _places(saliency, places):
-    "The maps' ranks, (M, B, H, W), unless they are known."
-    return (ranks(saliency) if places is None else places).reshape(-1, *saliency.shape[-3:])
-
-def _check_maps(saliency, x):
-    B, (H, W) = len(x), x.shape[-2:]
-    if saliency.shape[-3:] == (B, H, W): return
-    raise InputError(f'saliency maps of shape {tuple(saliency.shape)} do not fit {B} images of {H} x {W} pixels; '
-                     f'they must be (..., {B}, {H}, {W})')
+def _places(saliency, x, places):
+    "The maps' ranks, unless they are known, (M, B, H, W), and the shape of what is found for each image."
+    maps = as_maps(saliency, x)
+    places = ranks(maps) if places is None else places
+    if places.shape != maps.shape:
+        raise InputError(f'places of shape {tuple(places.shape)} are not those of maps of shape {tuple(maps.shape)}')
+    return places.reshape(-1, *maps.shape[-3:]), maps.shape[:-2]
 
 # %% ../../nbs/method/metrics.ipynb #c13590e6
 @dataclass
@@ -73,30 +73,30 @@ class Insertion:
 def insertion(
     model:nn.Module,   # normalised images to logits
     x:Tensor,          # (B, C, H, W) normalised images
-    saliency:Tensor,   # (..., B, H, W) saliency maps; leading dimensions are several maps of the same images
-    target:Tensor,     # (B,) class indices
-    baseline:Tensor,   # (1 or B, C, H, W) normalised black image
+    saliency,          # (B, H, W) saliency maps, or a list of K such maps of the same images
+    target,            # (B,) class indices, or one for all
+    baseline,          # (1 or B, C, H, W) normalised black image, or a number
     batch_size:int=64, # images per forward pass
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass, for a progress bar
-    places:Tensor|None=None, # (..., B, H, W) the maps' `ranks`, where they are known
+    places:Tensor|None=None, # (K, B, H, W) the maps' `ranks`, where they are known
 )->Insertion:
     """Insertion score of saliency maps (Petsiuk et al. 2018; the paper's section 5), with 21 fractions from 0 to 1.
 
-    Raises `InputError` for maps that do not fit the images or contain NaN."""
-    _check_maps(saliency, x)
-    place, size = _places(saliency, places), x[0, 0].numel()
+    Raises `InputError` for maps that do not fit the images or contain NaN, and as `attribute` does."""
+    x = as_images(x)
+    target, base, (place, found), size = as_target(target, x), as_baseline(baseline, x), _places(saliency, x, places), x[0, 0].numel()
     inner = torch.tensor([int(size*i/20) for i in range(1, 20)])
-    base = baseline.expand_as(x)
+    score = fitting(probability, target)
     def p(images):
         z = predict(model, images.flatten(0, 1), batch_size)
-        return probability(z, target.repeat(len(images))).view(len(images), len(x))
+        return score(z, target.repeat(len(images))).view(len(images), len(x))
     ends = p(torch.stack([base, x]))       # the same for every map
     curve = ends.new_empty(len(place), len(x), 21)
     curve[..., 0], curve[..., 20] = ends
     for m, j, images in _reveal(x, base, place, inner, batch_size):
         curve[m, :, j+1] = p(images)
         tick(len(images)*len(x))
-    return Insertion(curve.view(*saliency.shape[:-2], 21))
+    return Insertion(curve.view(*found, 21))
 
 # %% ../../nbs/method/metrics.ipynb #2763f510
 NEAR_ZERO = .01 # of a map's L1 norm: a sum below it is near zero
@@ -108,13 +108,20 @@ class Stability:
     l1:Tensor        # (...,) the same for maps divided by their L1 norms
     near_zero:Tensor # (...,) bool, whether the sum of either map is less than 1 % of its L1 norm
 
+# %% ../../nbs/method/metrics.ipynb #metrpair
+def _pair(first, second):
+    "Maps of the same images, in the longest precision."
+    a, b = as_maps(first), as_maps(second)
+    if a.shape != b.shape: raise InputError(f'maps of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared; they must be alike')
+    return in_double(a), in_double(b.to(a.device))
+
 # %% ../../nbs/method/metrics.ipynb #503945cf
 def stability(
-    first:Tensor,  # (..., H, W) saliency maps
-    second:Tensor, # (..., H, W) of the same images after a disturbance, e.g. JPEG re-encoding
+    first,  # (B, H, W) saliency maps, or a list of such maps
+    second, # of the same images after a disturbance, e.g. JPEG re-encoding
 )->Stability:
-    "Numerical stability (the paper's section 5), as it defines it and in a form that does not blow up."
-    a, b = first.double(), second.double()
+    "Numerical stability (the paper's section 5), as it defines it and in a form that does not blow up. Raises `InputError` as `as_maps`."
+    a, b = _pair(first, second)
     total = lambda v: v.sum((-2, -1), keepdim=True)
     norm = lambda v: total(v.abs())
     apart = lambda scale: (a/scale(a) - b/scale(b)).square().mean((-2, -1))
@@ -123,27 +130,32 @@ def stability(
 
 # %% ../../nbs/method/metrics.ipynb #0abedc50
 def energy_inside(
-    saliency:Tensor, # (..., H, W) saliency maps
-    mask:Tensor,     # (..., H, W) bool, where the object is
-)->Tensor:           # (...,) in [0, 1]; NaN for a map without positive values
-    "Share of the positive attribution that lies within the mask (the energy-based pointing game of Wang et al. 2020)."
-    positive = saliency.double().clamp(min=0)
-    return (positive*mask).sum((-2, -1))/positive.sum((-2, -1))
+    saliency, # (B, H, W) saliency maps, or a list of such maps
+    mask,     # (B, H, W) or (H, W) bool, where the object is
+)->Tensor:    # (...,) in [0, 1]; NaN for a map without positive values
+    """Share of the positive attribution that lies within the mask (the energy-based pointing game of Wang et al. 2020).
+
+    Raises `InputError` for maps or a mask that do not fit."""
+    positive = in_double(as_maps(saliency)).clamp(min=0)
+    return (positive*as_mask(mask, positive)).sum((-2, -1))/positive.sum((-2, -1))
 
 # %% ../../nbs/method/metrics.ipynb #dc9dce4e
 def pointing(
-    saliency:Tensor, # (..., H, W) saliency maps
-    mask:Tensor,     # (..., H, W) bool, where the object is
-)->Tensor:           # (...,) bool
-    "Whether the most salient pixel lies within the mask (Zhang et al. 2018); of equal ones the first in reading order counts."
-    return ((ranks(saliency) == 0) & mask).flatten(-2).any(-1)
+    saliency, # (B, H, W) saliency maps, or a list of such maps
+    mask,     # (B, H, W) or (H, W) bool, where the object is
+)->Tensor:    # (...,) bool
+    """Whether the most salient pixel lies within the mask (Zhang et al. 2018); of equal ones the first in reading order counts.
+
+    Raises `InputError` for maps or a mask that do not fit."""
+    maps = as_maps(saliency)
+    return ((ranks(maps) == 0) & as_mask(mask, maps)).flatten(-2).any(-1)
 
 # %% ../../nbs/method/metrics.ipynb #9ea58374
 def patchiness(
-    saliency:Tensor, # (..., H, W) saliency maps
-)->Tensor:           # (...,) in about [-1, 1]; NaN for a constant map
-    "Moran's I of a map with the four neighbours of every pixel (Moran 1950)."
-    z = saliency.double()
+    saliency, # (B, H, W) saliency maps, or a list of such maps
+)->Tensor:    # (...,) in about [-1, 1]; NaN for a constant map
+    "Moran's I of a map with the four neighbours of every pixel (Moran 1950). Raises `InputError` as `as_maps`."
+    z = in_double(as_maps(saliency))
     z = z - z.mean((-2, -1), keepdim=True)
     H, W = z.shape[-2:]
     pairs = (z[..., 1:]*z[..., :-1]).sum((-2, -1)) + (z[..., 1:, :]*z[..., :-1, :]).sum((-2, -1))
@@ -151,11 +163,11 @@ def patchiness(
 
 # %% ../../nbs/method/metrics.ipynb #7e06b5f0
 def distance(
-    saliency:Tensor,  # (..., H, W) saliency maps
-    reference:Tensor, # (..., H, W) the maps they should be
-)->Tensor:            # (...,) 0 for equal maps; NaN where the reference is zero
-    "Relative L2 distance."
-    a, b = saliency.double(), reference.double()
+    saliency,  # (B, H, W) saliency maps, or a list of such maps
+    reference, # the maps they should be
+)->Tensor:     # (...,) 0 for equal maps; NaN where the reference is zero
+    "Relative L2 distance. Raises `InputError` for maps that are not alike."
+    a, b = _pair(saliency, reference)
     return (a - b).square().sum((-2, -1)).sqrt()/b.square().sum((-2, -1)).sqrt()
 
 # %% ../../nbs/method/metrics.ipynb #0d54746d
@@ -164,12 +176,13 @@ def step_lengths(
     x:Tensor,      # (B, C, H, W) normalised images
     n:int=100,     # steps
 )->Tensor:         # (n, B) float64
-    "L2 length of each of n equal steps along a path."
-    lengths, last = [], None
+    "L2 length of each of n equal steps along a path. Raises `InputError` for images or a number of steps that cannot be used."
+    x, lengths, last = as_images(x), [], None
+    check_steps((n,), 'corrected')
     for t in (torch.arange(n+1, dtype=torch.float64)/n).split(8):
         points = path.at(x, t)
         if last is not None: points = torch.cat([last, points])
-        lengths.append(points.diff(dim=0).flatten(2).double().norm(dim=2))
+        lengths.append(in_double(points.diff(dim=0).flatten(2)).norm(dim=2))
         last = points[-1:]
     return torch.cat(lengths)
 
@@ -178,7 +191,10 @@ def concentration(
     lengths:Tensor,  # (n, B) from `step_lengths`
     share:float=.1,  # of the steps
 )->Tensor:           # (B,) between share and 1
-    "Share of a path's length that is covered in the busiest `share` of its steps; a step that is cut in two counts in part."
+    """Share of a path's length that is covered in the busiest `share` of its steps; a step that is cut in two counts in part.
+
+    Raises `InputError` for a share outside 0 to 1."""
+    if not 0 < share <= 1: raise InputError(f'share is {share}; it must be above 0 and at most 1')
     ordered, k = lengths.sort(0, descending=True).values, share*len(lengths)
     most = ordered[:int(k)].sum(0) + (k - int(k))*ordered[int(k):int(k)+1].sum(0)
     return most/lengths.sum(0)

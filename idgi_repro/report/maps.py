@@ -81,8 +81,7 @@ def titled_maps(
     tick=lambda n: None, # called with the number of gradients computed
 )->dict:               # title: (H, W), in the order of the paper
     "Maps of one image. Raises as `attribute` does."
-    device = next((p.device for p in net.module.parameters()), 'cpu')
-    image, c = pixels[None].to(device), torch.tensor([target], device=device)
+    image, c = pixels[None].to(net.device), torch.tensor([target], device=net.device)
     exact = [n for n in names if protocol in paper.method(n).exact]
     found = {}
     for one, some in ((net, exact), (prepared or net, [n for n in names if n not in exact])):
@@ -128,7 +127,8 @@ def _row(rows, manifest, which):
 # %% ../../nbs/report/maps.ipynb #b8b11438
 def _network(manifest):
     "The network of a manifest. Raises `InputError` where it can no longer be had."
-    net = load(manifest['shard']['network'])
+    s = manifest['shard']
+    net = load(s['network'], score=s.get('score', 'probability'), size=s.get('size'))
     if net.fingerprint() != manifest.get('weights'): raise InputError(f'{manifest["network"]} no longer has the weights of the results')
     return net
 

@@ -86,7 +86,7 @@ def missing(
     n = len({k[:2] for k in found})
     title = f'{n} image{"s"*(n > 1)} could not be used' if n else 'Every image could be used'
     frame = pd.DataFrame([(*k, ', '.join(sorted(v))) for k, v in sorted(found.items())], columns=['data', 'image', 'reason', 'networks'])
-    return Table(title, 'Images that cannot be read, and those on which a network returned NaN.' if n else '', frame)
+    return Table(title, 'Images that cannot be read or were left out, and those on which a network returned NaN.' if n else '', frame)
 
 # %% ../../nbs/report/page.ipynb #102d9e74
 def renamed(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
 from unittest.mock import patch
-import hashlib, importlib, importlib.util, os, sys, sysconfig
+import ast, hashlib, importlib, importlib.util, os, sys, sysconfig
 
 from ..errors import InputError
 
@@ -32,10 +32,10 @@ def _place(module):
     except KeyError: return None # a folder in a package that is no longer in memory
     return _absolute(place) if isinstance(place, str) else None
 
-def _loaded(folder):
-    "The user's modules in memory that lie in or below `folder`: {name: file}."
+def _users():
+    "The user's modules in memory: {name: file}."
     places = {n: _place(m) for n, m in [*sys.modules.items()] if n not in ('__main__', '__mp_main__')}
-    return {n: p for n, p in places.items() if p and folder in p.parents and not _installed(p)}
+    return {n: p for n, p in places.items() if p and not _installed(p)}
 
 # %% ../../nbs/study/own.ipynb #4b94cdb9
 def _home(where):
@@ -47,25 +47,36 @@ def _home(where):
     return _absolute([*places][0]).parent if places else None
 
 # %% ../../nbs/study/own.ipynb #d2c014cc
-_brought = set() # names of the modules that users' networks have brought
+_brought, _late = set(), set() # places of the modules that users' networks have brought, and may bring when they run
+_added = []                    # what of the path is ours
 
-def _aside(names): return {n: sys.modules.pop(n) for n in [*sys.modules] if n in names}
+def _aside(homes):
+    "Takes the user's modules in or below the folders, and those that networks have brought, out of memory; {name: module}."
+    mine = {n for n, p in _users().items() if p in _brought | _late or not homes.isdisjoint(p.parents)}
+    return {n: sys.modules.pop(n) for n in [*sys.modules] if n in mine}
+
+def _onto_path(place):
+    "Puts a folder at the end of Python's path in place of the one that was put there before."
+    for old in _added:
+        if old in sys.path: del sys.path[len(sys.path) - 1 - sys.path[::-1].index(old)]
+    _added[:] = [] if place in sys.path else [place]
+    sys.path.extend(_added)
+    importlib.invalidate_caches()
 
 @contextmanager
 def _anew(where):
-    "Within it the user's modules are imported from their files and not from memory. Yields the folder that holds `where`."
-    place, old = str(_home(where)) if where.endswith('.py') else os.getcwd(), _aside(_brought)
-    sys.path.append(place)
-    importlib.invalidate_caches()
-    home = _home(where)
-    old |= _aside(_loaded(home) if home else ())
+    "Within it the user's modules are imported from their files and not from memory. Yields the folder that holds `where`, and what is new."
+    _onto_path(str(_home(where)) if where.endswith('.py') else os.getcwd())
+    old, home, new = _aside(set()), _home(where), {}
+    old |= _aside({home} if home else set())
+    before = {*_users()}
     try:
-        with patch.object(sys, 'dont_write_bytecode', True): yield home # bytecode is held for new where size and second are the same
+        with patch.object(sys, 'dont_write_bytecode', True): yield home, new # bytecode is held for new where size and second are the same
     finally:
-        if place in sys.path: del sys.path[len(sys.path) - 1 - sys.path[::-1].index(place)]
-        _brought.update(new := _loaded(home) if home else ())
+        new.update({n: p for n, p in _users().items() if n not in before})
+        _brought.update(new.values())
         tops = {n.partition('.')[0] for n in new}
-        sys.modules.update({n: m for n, m in old.items() if n.partition('.')[0] not in tops})
+        sys.modules.update({n: m for n, m in old.items() if n.partition('.')[0] not in tops and _place(m) not in _late})
 
 # %% ../../nbs/study/own.ipynb #b1dcdffa
 def _import(where):
@@ -78,21 +89,43 @@ def _import(where):
     spec.loader.exec_module(module)
     return module
 
+# %% ../../nbs/study/own.ipynb #owni0001
+def _said(file):
+    "The dotted names that the `import`s of a file may mean, each with its number of leading dots."
+    try: tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError): return []
+    names = [(0, a.name) for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    return names + [(n.level, '.'.join(filter(None, (n.module, a.name)))) for n in froms for a in n.names]
+
+def _below(folders, parts):
+    "The files that an import of the name reads, in the first of the folders that has it; nothing is run."
+    for folder in folders:
+        stem = Path(folder).joinpath(parts[0])
+        if (stem/'__init__.py').is_file() or stem.is_dir() and not stem.with_suffix('.py').is_file():
+            return [stem/'__init__.py', *(_below([stem], parts[1:]) if parts[1:] else [])]
+        if stem.with_suffix('.py').is_file(): return [stem.with_suffix('.py')]
+    return []
+
+def _named(file):
+    "The user's files that the `import`s of a file name."
+    for dots, name in _said(file):
+        folders = [file.parents[dots - 1]] if 0 < dots <= len(file.parents) else [p or os.getcwd() for p in sys.path]
+        yield from (f for f in map(_absolute, _below(folders, name.split('.'))) if f.is_file() and not _installed(f))
+
 # %% ../../nbs/study/own.ipynb #6f7ef9de
-def _files(module, home):
-    "The files that hold a network's code: what the import brought, and all of an installed package."
-    files = {*_loaded(home).values()} if home else set()
-    if file := _place(module):
-        files.add(file)
-        package = getattr(sys.modules.get(module.__name__.partition('.')[0]), '__path__', ()) if _installed(file) else ()
-        files |= {p for folder in package for p in Path(folder).rglob('*.py')}
-    return sorted(f for f in files if f.is_file())
+def _files(module, brought):
+    "The files that hold a network's code: what the import brought and may bring, and all of an installed package."
+    files = [f for f in {*brought, _place(module)} if f and f.is_file()]
+    for f in files: files += [more for more in _named(f) if more not in files] if not _installed(f) else [] # grows while it is walked
+    package = getattr(sys.modules.get(module.__name__.partition('.')[0]), '__path__', ()) if _installed(_place(module) or Path()) else ()
+    return sorted({*files, *(p for folder in package for p in Path(folder).rglob('*.py'))})
 
 def _digest(files, home, *more):
     "Hash of the names within `home` and the bytes of the files, and of `more`."
     names = [f.relative_to(home).as_posix() if home and f.is_relative_to(home) else f.name for f in files]
     sums = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
-    return hashlib.sha256(repr((names, sums, more)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((sorted(zip(names, sums)), more)).encode()).hexdigest()[:16]
 
 # %% ../../nbs/study/own.ipynb #ea3ded6c
 def user_module(
@@ -109,7 +142,7 @@ def build(
 )->tuple: # what the function returns; digest of the code that made it, 16 hexadecimal digits
     "Calls the user's function, its code read anew. Raises `InputError` where there is none, or where it raises something."
     where, _, function = spec.rpartition(':')
-    with _anew(where) as home:
+    with _anew(where) as (home, new):
         try: module = _import(where)
         except InputError: raise
         except Exception as e:
@@ -121,4 +154,5 @@ def build(
             raise InputError(f'{where!r} has no function {function!r}; it has {others or "none"}')
         try: made = make()
         except Exception as e: raise InputError(f'{spec!r} raised {type(e).__name__}: {e}; it is called without arguments') from e
-        return made, _digest(_files(module, home), home, function, getattr(made, 'source', ''))
+    _late.update(set(files := _files(module, new.values())) - {*new.values()})
+    return made, _digest(files, home, function, getattr(made, 'source', ''))

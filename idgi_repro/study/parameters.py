@@ -33,13 +33,16 @@ class Parameters:
     "What a study and each of its shards have in common. Raises `InputError` for a value of another kind or out of range."
     paper:str = option('idgi', 'whose methods and metrics: a paper that comes with the package, or module:NAME, or file.py:NAME')
     data:str = option('embedded', "ImageNet's validation set as folder, tar or Parquet files; any folder of images; 'embedded'")
-    train:str = option('', "training images, from which some methods take references: what --data takes (default: 'embedded' has its own)", shapes=False)
+    train:str = option('', "training images, from which some methods take references: what --data takes (default: embedded has its own)", shapes=False)
     methods:'list[str]' = option((), 'names of the methods (default: all of the paper\'s)')
     metrics:'list[str]' = option((), 'names of the metrics (default: all of the paper\'s)')
     steps:'list[int]' = option((), "numbers of segments (default: the paper's)")
     images:int = option(8, 'correctly classified images per network', shapes=False)
     seed:int = option(0, 'of the choice of images, and of random draws')
     references:int = option(0, 'images per network and protocol whose maps are compared with those of 1024 steps; as dear as all else')
+    score:str = option('probability', 'what of the output is explained: probability, logit or contrast; output for a network '
+                       'that ends in a softmax or sigmoid, sigmoid for a single logit')
+    size:'Optional[int]' = option(None, "side of the network's input in pixels (default: what the network says, else 224)")
     exact:bool = option(False, 'use the networks as they are, without folding batch norm and changing the memory layout')
     precision:str = option('float32', 'of a prepared network: float32, or on a GPU tf32 or bf16, which trade digits for speed')
     out:str = option('results', 'results folder', shapes=False)
@@ -51,7 +54,7 @@ class Parameters:
     def __post_init__(self):
         check_fields(self)
         if self.steps: check_steps(self.steps, 'corrected')
-        for name, least in (('images', 1), ('seed', 0), ('references', 0), ('batch_size', 1), ('threads', 1)):
+        for name, least in (('images', 1), ('seed', 0), ('references', 0), ('batch_size', 1), ('threads', 1), ('size', 1)):
             value = getattr(self, name)
             if value is not None and value < least: raise InputError(f'{name} is {value}; it must be at least {least}')
 

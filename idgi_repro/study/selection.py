@@ -95,7 +95,7 @@ def choose(
     images:int,     # how many to take at most
     seed:int=0,     # of the order
     cache=None,     # folder that keeps the selection
-)->tuple[pd.DataFrame,pd.DataFrame]: # the chosen rows of `select`, in order; the rows that could not be judged
+)->tuple[pd.DataFrame,pd.DataFrame]: # the chosen rows of `select`, in order; name and error of what was not judged or left out
     "A seeded choice of correctly classified images. Raises `InputError` if there are none."
     table = select(net, data, cache=cache)
     right = table[table.correct]
@@ -103,4 +103,5 @@ def choose(
         raise InputError(f'{net.name} classifies none of the {len(table)} images of {data.spec} correctly; '
                          'check that the labels and the preprocessing are those of the network')
     order = np.random.default_rng(seed).permutation(len(right))
-    return right.iloc[order[:images]], table[table.error != '']
+    unread = table.loc[table.error != '', ['name', 'error']].values.tolist() + [[*v] for v in data.left_out]
+    return right.iloc[order[:images]], pd.DataFrame(unread, columns=['name', 'error'])

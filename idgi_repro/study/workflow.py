@@ -17,11 +17,11 @@ from ..files import results_folder, slug, whole
 from ..method.gradients import prepare, value_and_gradient
 from ..records import Paper
 from .imagenet import open_images
-from .models import Network, load
+from .models import Network
 from .parameters import Parameters, Study
 from .scene import maps_count
 from .selection import choose
-from .shard import Shard, code_of, shard_file, stands
+from .shard import Shard, code_of, network_of, shard_file, stands
 
 # %% ../../nbs/study/workflow.ipynb #431b6afe
 def shards_of(
@@ -41,8 +41,7 @@ def seconds_per_gradient(
     batch:int=32,   # points per pass
 )->float:
     "Measured time of one gradient at one point, in seconds."
-    device = next((p.device for p in net.module.parameters()), 'cpu')
-    x, c = torch.rand(batch, 3, net.crop, net.crop, device=device), torch.zeros(batch, dtype=torch.long, device=device)
+    x, c = torch.rand(batch, 3, net.crop, net.crop, device=net.device), torch.zeros(batch, dtype=torch.long, device=net.device)
     times = []
     for _ in range(3):
         t = time.perf_counter()
@@ -86,7 +85,7 @@ def make_choice(
 
     Raises `InputError` for anything that cannot be used."""
     if study.threads: torch.set_num_threads(study.threads)
-    out, net = results_folder(study.out), load(network, study.device)
+    out, net = results_folder(study.out), network_of(network, study)
     found = json.loads(json.dumps(_chosen(study, paper, network, net, open_images(study.data), out)))
     known = read_choice(study, network)
     if known and found.items() <= known.items(): return known

@@ -1,0 +1,157 @@
+"Captum's calling convention, all of it: tuples, quadratures, further arguments, targets of every kind."
+import numpy as np, pytest, torch
+from captum.attr import IntegratedGradients as CaptumIG
+from torch import nn
+
+from idgi_repro.errors import InputError
+from idgi_repro.method.attribution import BlurIG, GuidedIG, IDGI, IntegratedGradients, attribute
+from idgi_repro.method.gradients import predict
+from idgi_repro.method.information import information_curves
+from idgi_repro.method.metrics import insertion
+from idgi_repro.method.paths import QUADRATURES, Quadrature, StraightPath, quadrature
+from idgi_repro.method.rules import absolute, idgi, riemann, trapezoid
+from reference import pictures, smooth
+
+X, C = pictures(3), torch.tensor([4, 0, 2])
+BLACK = pictures(1, seed=1) - 1
+
+
+class Softmax(nn.Module):
+    def __init__(self, net): super().__init__(); self.net = net
+    def forward(self, *args): return self.net(*args).softmax(1)
+
+class Tempered(nn.Module):
+    "Logits moved by a row of numbers for each image, and all divided by one."
+    def __init__(self): super().__init__(); self.net = smooth()
+    def forward(self, x, moved, by=1., *rest): return (self.net(x) + moved.reshape(len(x), -1))/by
+
+def same(a, b): return a.shape == b.shape and (a - b).norm() <= 1e-5*b.norm()
+
+
+# -- quadratures
+
+@pytest.mark.parametrize('n', [2, 3, 16])
+@pytest.mark.parametrize('method', QUADRATURES)
+def test_every_quadrature_is_captums(method, n):
+    ours, delta = IntegratedGradients(smooth()).attribute(X, BLACK, C, n_steps=n, method=method, return_convergence_delta=True)
+    theirs, their_delta = CaptumIG(Softmax(smooth())).attribute(X, BLACK, C, n_steps=n, method=method, return_convergence_delta=True)
+    assert same(ours, theirs) and torch.allclose(delta, their_delta.to(delta), atol=1e-6)
+
+@pytest.mark.parametrize('n', [1, 2, 5, 40])
+@pytest.mark.parametrize('method', QUADRATURES)
+def test_positions_and_weights_are_the_formulas(method, n):
+    i = np.arange(n)
+    if method == 'riemann_trapezoid' and n == 1:
+        with pytest.raises(InputError, match='n_steps is 1'): quadrature(method, n)
+        return
+    t, w = dict(riemann_left=lambda: (i/n, i*0 + 1/n), riemann_right=lambda: ((i+1)/n, i*0 + 1/n), riemann_middle=lambda: ((i+.5)/n, i*0 + 1/n),
+                riemann_trapezoid=lambda: (i/(n-1), np.where((i == 0) | (i == n-1), .5/n, 1/n)),
+                gausslegendre=lambda: [(v + s)/2 for v, s in zip(np.polynomial.legendre.leggauss(n), (1, 0))])[method]()
+    found = quadrature(method, n)
+    np.testing.assert_allclose(found[0], t, atol=1e-14)
+    np.testing.assert_allclose(found[1], w, atol=1e-14)
+
+@pytest.mark.parametrize('internal', [None, 1, 2, 7, 1000])
+def test_the_internal_batch_changes_nothing(internal):
+    how = dict(baselines=BLACK, target=C, n_steps=5, method='gausslegendre')
+    assert same(IntegratedGradients(smooth()).attribute(X, internal_batch_size=internal, **how), IntegratedGradients(smooth()).attribute(X, **how))
+
+def test_the_left_sum_is_our_own():
+    ig = IntegratedGradients(smooth())
+    assert same(ig.attribute(X, BLACK, C, n_steps=8, method='riemann_left'), ig.attribute(X, BLACK, C, n_steps=8))
+
+@pytest.mark.parametrize('method', QUADRATURES)
+def test_the_blur_path_has_quadratures_too(method):
+    a, delta = BlurIG(smooth(), max_sigma=3.).attribute(X, target=C, n_steps=300, method=method, return_convergence_delta=True)
+    assert delta.abs().max() < .02 and a.abs().max() > .01
+
+@pytest.mark.parametrize('said,go', [
+    ('simpson', lambda: IntegratedGradients(smooth()).attribute(X, method='simpson')),
+    ('looks at segments', lambda: IDGI(IntegratedGradients(smooth())).attribute(X, method='gausslegendre')),
+    ('looks at segments', lambda: attribute(smooth(), X, C, Quadrature(StraightPath(), 'gausslegendre'), (4,), (trapezoid,))),
+    ('looks at segments', lambda: attribute(smooth(), X, C, Quadrature(StraightPath(), 'gausslegendre'), (4,), (riemann, idgi))),
+    ('leave method out', lambda: GuidedIG(smooth()).attribute(X, method='riemann_right')),
+    ('no velocity', lambda: BlurIG(smooth(), grad_step=None).attribute(X, method='riemann_right')),
+    ('published protocol', lambda: IntegratedGradients(smooth()).attribute(X, method='riemann_right', protocol='published')),
+    ('n_steps is 1', lambda: IntegratedGradients(smooth()).attribute(X, method='riemann_trapezoid', n_steps=1))])
+def test_quadratures_that_cannot_be_had(said, go):
+    with pytest.raises(InputError, match=said): go()
+
+def test_other_rules_of_points_have_quadratures_and_several_counts():
+    found = attribute(smooth(), X, C, Quadrature(StraightPath(BLACK), 'gausslegendre'), (6, 8), (riemann, absolute))
+    assert all((found['absolute', n] >= found['riemann', n].abs() - 1e-12).all() for n in (6, 8))
+
+
+# -- tuples
+
+@pytest.mark.parametrize('inputs,baselines', [((X,), None), ((X,), (BLACK,)), ((X,), (0.,)), (X, (BLACK,)), ((X,), BLACK), (X, (0,)), ((X,), (X*0,)), (X, BLACK[0]), (X, BLACK.numpy())])
+@pytest.mark.parametrize('wrap', [lambda m: m, IDGI], ids=['IG', 'IDGI'])
+def test_a_tuple_of_one_gives_a_tuple_of_one(inputs, baselines, wrap):
+    plain = 0. if baselines is None else baselines[0] if isinstance(baselines, tuple) else baselines
+    a, delta = wrap(IntegratedGradients(smooth())).attribute(inputs, baselines, C, n_steps=3, return_convergence_delta=True)
+    assert isinstance(a, tuple) == isinstance(inputs, tuple) and delta.shape == (3,)
+    if isinstance(a, tuple): a, = a
+    assert same(a, wrap(IntegratedGradients(smooth())).attribute(X, torch.as_tensor(plain), C, n_steps=3))
+
+@pytest.mark.parametrize('how', [dict(inputs=(X, X)), dict(inputs=()), dict(inputs=[X]), dict(inputs=X.numpy()), dict(baselines=(BLACK, BLACK)), dict(baselines=()), dict(baselines='black'),
+                                 dict(baselines=torch.zeros(8)), dict(baselines=torch.zeros(8, 8)), dict(baselines=torch.zeros(2, 3, 8, 8))], ids=lambda h: str([*h]))
+@pytest.mark.parametrize('make', [IntegratedGradients, GuidedIG])
+def test_more_than_one_input_or_what_is_none_is_refused(how, make):
+    with pytest.raises(InputError, match='input|images|baseline'): make(smooth()).attribute(**dict(inputs=X, target=C, n_steps=2) | how)
+
+
+# -- further arguments
+
+MOVED = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+ARGUMENTS = dict(tensor=MOVED, tuple=(MOVED,), number=(MOVED, 2.), scalar=(MOVED, torch.tensor(2.)), text=(MOVED, 3, 'text', None), column=(MOVED[:, :1],), two=(MOVED, torch.tensor([[1.], [2.], [3.]])))
+
+@pytest.mark.parametrize('args', ARGUMENTS.values(), ids=list(ARGUMENTS))
+@pytest.mark.parametrize('how', [dict(target=C, baselines=BLACK), dict(target=2), dict(target=[1, 2, 3], baselines=X*0 + .1, internal_batch_size=2)], ids=['rows', 'one', 'list'])
+def test_further_arguments_go_with_their_image(args, how):
+    ours, delta = IntegratedGradients(Tempered()).attribute(X, additional_forward_args=args, n_steps=5, method='gausslegendre', return_convergence_delta=True, **how)
+    if args is ARGUMENTS['scalar']: args = (MOVED, 2.)
+    theirs, their_delta = CaptumIG(Softmax(Tempered())).attribute(X, additional_forward_args=args, n_steps=5, method='gausslegendre', return_convergence_delta=True, **how)
+    assert same(ours, theirs) and torch.allclose(delta, their_delta.to(delta), atol=1e-6)
+
+@pytest.mark.parametrize('make', [GuidedIG, BlurIG, lambda m: IDGI(IntegratedGradients(m))], ids=['GuidedIG', 'BlurIG', 'IDGI'])
+def test_every_method_takes_further_arguments_and_their_order_matters(make):
+    a = make(Tempered()).attribute(X, None, C, MOVED, 3)
+    for i in range(3): assert same(a[i:i+1], make(Tempered()).attribute(X[i:i+1], target=C[i], additional_forward_args=MOVED[i:i+1], n_steps=3))
+    assert not same(a, make(Tempered()).attribute(X, None, C, MOVED.flip(0), 3))
+
+def test_the_predicted_class_knows_the_arguments():
+    moved = torch.eye(5, dtype=torch.float64)[[3, 1, 0]]*1e3
+    assert same(IntegratedGradients(Tempered()).attribute((X,), None, None, moved, 3)[0], IntegratedGradients(Tempered()).attribute(X, None, [3, 1, 0], moved, 3))
+
+@pytest.mark.parametrize('args', [MOVED[:2], (MOVED, MOVED[:1]), (MOVED.T,)])
+def test_arguments_without_a_row_for_each_image_are_refused(args):
+    with pytest.raises(InputError, match='additional_forward_args'): IntegratedGradients(Tempered()).attribute(X, target=C, additional_forward_args=args)
+
+
+# -- targets
+
+EACH = {'tensor': C, 'list': [4, 0, 2], 'tuple': (4, 0, 2), 'array': np.array([4, 0, 2]), 'column': C[:, None], 'column array': np.array([[4], [0], [2]]), 'tuples': [(4,), (0,), (2,)],
+        'tensors': [*C], 'arrays': [*np.array([4, 0, 2])], 'backwards': np.array([2, 0, 4])[::-1], 'big endian': np.array([4, 0, 2], '>i4'), 'part': torch.tensor([4, 9, 0, 9, 2])[::2]}
+EACH |= {str(t): C.to(t) for t in (torch.int32, torch.int16, torch.int8, torch.uint8)} | {t: np.array([4, 0, 2], t) for t in ('int8', 'uint16', 'uint32', 'uint64')}
+ONE = {'int': 2, 'tuple': (2,), 'list': [2], 'tensor': torch.tensor(2), 'row': torch.tensor([2]), 'cell': torch.tensor([[2]]), 'numpy': np.int64(2), 'array': np.array(2), 'byte': np.uint8(2)}
+WRONG = {'short': [4, 0], 'long': [4, 0, 2, 1], 'row': torch.tensor([[4, 0, 2]]), 'float': 2., 'floats': torch.tensor([4., 0., 2.]), 'bool': True, 'bools': [True, False, True], 'text': 'cat', 'huge': 2**70,
+         'nested': [[4, 0], [2]], 'matrix': np.zeros((3, 2), int), 'complex': torch.tensor([1j]), 'dict': {}, 'above': [4, 0, 5], 'below': -1, 'wrapped': 2**63 + 1}
+CASES = [pytest.param(t, C, id=f'each {k}') for k, t in EACH.items()] + [pytest.param(t, torch.full((3,), 2), id=f'one {k}') for k, t in ONE.items()]
+
+def explained(target): return attribute(smooth(), X, target, StraightPath(BLACK), (2,))['idgi', 2]
+def classed(target): return IDGI(IntegratedGradients(smooth())).attribute(X, BLACK, target, n_steps=2)
+def inserted(target): return insertion(smooth(), X, X.sum(1), target, BLACK).curve
+def informed(target): return information_curves(smooth(), (X + 1)/2, 0., X.sum(1), target, lambda v: 2*v - 1).prob
+
+@pytest.mark.parametrize('target,expected', CASES)
+@pytest.mark.parametrize('go', [explained, classed, inserted, informed])
+def test_every_target_is_taken_everywhere(go, target, expected): assert torch.equal(go(target), go(expected))
+
+@pytest.mark.parametrize('target', WRONG.values(), ids=list(WRONG))
+@pytest.mark.parametrize('go', [explained, classed, inserted, informed])
+def test_what_is_no_target_is_refused_everywhere(go, target):
+    with pytest.raises(InputError, match='target'): go(target)
+
+def test_no_target_is_the_predicted_class_of_the_classes_only():
+    assert torch.equal(classed(None), classed(predict(smooth(), X).argmax(1)))
+    with pytest.raises(InputError, match='target'): explained(None)
