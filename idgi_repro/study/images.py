@@ -138,6 +138,8 @@ class Shape:
     label:int|None=None # index modulo ten, where it is to be used
 
     @property
+    def where(self): return self.name
+    @property
     def name(self): return f'{SHAPES[self.index % len(SHAPES)]}-{self.seed}-{self.index:05d}' + ('-train' if self.split else '')
     def open(self, upright:bool=False)->Image.Image: return self.read()[0] # as it was drawn, which is upright
     def digest(self)->str: return self.read()[1]

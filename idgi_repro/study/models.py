@@ -21,6 +21,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 from ..errors import InputError
 from ..method.gradients import _logits, _out_of_memory, _switch, ends_in_softmax, predict
 from .embedded import EMBEDDED, SHAPES, WEIGHTS
+from .identity import bytes_of
 from .own import _installed, _place, build
 
 # %% ../../nbs/study/models.ipynb #42684e27
@@ -86,15 +87,9 @@ def as_module(
     return _Called(network) if callable(network) and not isinstance(network, type) else None
 
 # %% ../../nbs/study/models.ipynb #mode0002
-def _dense(t):
-    "The numbers of a tensor of any kind, as bytes."
-    t = t.detach().resolve_conj().resolve_neg()
-    t = t.dequantize() if t.is_quantized else t.to_dense() if t.layout is not torch.strided else t
-    return t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
 def _told(value):
     "Bytes that stand for a value of a network's state."
-    if isinstance(value, Tensor): return _dense(value)
+    if isinstance(value, Tensor): return bytes_of(value)
     if isinstance(value, dict): return b'{%b}' % b','.join(k for v in value.items() for k in map(_told, v))
     if isinstance(value, (list, tuple)): return b'[%b]' % b','.join(map(_told, value))
     if isinstance(value, (set, frozenset)): return b'(%b)' % b','.join(sorted(map(_told, value)))

@@ -47,7 +47,7 @@ def _rows(network, part, start, device):
 # %% ../../nbs/study/selection.ipynb #6ed7d850
 def _judge(network, images, batch_size):
     "The table of `select`."
-    device, rows = next((p.device for p in network.module.parameters()), 'cpu'), []
+    device, rows = network.device, []
     for start in tqdm(range(0, len(images), batch_size), desc=f'selecting for {network.name}', leave=False):
         rows += _rows(network, images[start:start+batch_size], start, device)
     table = pd.DataFrame(rows).astype({'prob': 'float64', 'prob_label': 'float64'})

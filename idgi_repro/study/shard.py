@@ -24,7 +24,7 @@ from ..method import gradients
 from ..method.gradients import TOLERANCE, enough_memory, find_batch_size, multiplying, predict, prepare
 from ..records import Paper, check_steps
 from .identity import code_digest
-from .images import Embedded, Images, Shape, decode, load_batch
+from .images import Images, Shape, decode, load_batch
 from .imagenet import open_images
 from .models import SCORES, Network, _Read, _binary, _logarithms, load
 from .parameters import Parameters, option
@@ -115,10 +115,11 @@ def training(
     "The images from which its methods take references, where they do. Raises `InputError` where there are none, or they are those explained."
     takers = [name for name in shard.methods if paper.method(name).train]
     if not takers: return None
-    if shard.train and shard.train == shard.data: raise InputError(f'{shard.train} holds the images that are explained; give --train others')
-    if shard.train: return open_images(shard.train)
-    if shard.data.partition(':')[0] == 'embedded': return Embedded(split=1)
-    raise InputError(f'{takers[0]} takes references from training images; name them with --train, or leave the method out')
+    spec = shard.train or (shard.data if shard.data.partition(':')[0] == 'embedded' else '')
+    if not spec: raise InputError(f'{takers[0]} takes references from training images; name them with --train, or leave the method out')
+    found, explained = open_images(spec, split='train'), open_images(shard.data)
+    if not {i.where for i in found} & {i.where for i in explained}: return found
+    raise InputError(f'{spec} holds images that are explained; name others with --train')
 
 def _contents(images):
     "A hash of what is in a set of images, by name, class and size of the files."
