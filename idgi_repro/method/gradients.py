@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FLOATS', 'REFUSED', 'TOLERANCE', 'SIZES', 'LARGEST', 'probability', 'logit', 'sigmoid', 'output', 'contrast',
-           'ends_in_softmax', 'fitting', 'multiplying', 'evaluating', 'check_batch_size', 'enough_memory', 'in_double',
-           'dtype_and_device', 'predict', 'value_and_gradient', 'reuse_memory', 'prepare', 'find_batch_size']
+           'log_probability', 'weighted_contrast', 'ends_in_softmax', 'fitting', 'multiplying', 'evaluating',
+           'check_batch_size', 'enough_memory', 'in_double', 'dtype_and_device', 'predict', 'value_and_gradient',
+           'reuse_memory', 'prepare', 'find_batch_size']
 
 # %% ../../nbs/method/gradients.ipynb #ed849181
 from collections.abc import Mapping
@@ -70,6 +71,23 @@ def contrast(
     "The target's logit against the log-sum-exp of all the others. Raises `InputError` for a single output."
     others = _several(logits, 'contrast').scatter(1, target[:, None].long(), -torch.inf)
     return _at(logits, target) - others.logsumexp(1)
+
+# %% ../../nbs/method/gradients.ipynb #scor1002
+def log_probability(
+    logits:Tensor, # (B, K) the network's output, K at least 2
+    target:Tensor, # (B,) class indices
+)->Tensor:         # (B,) at most 0
+    "The logarithm of `probability`. Raises `InputError` for a single output."
+    return _at(_several(logits, 'log_probability').log_softmax(1), target)
+
+def weighted_contrast(
+    logits:Tensor, # (B, K) the network's output, K at least 2
+    target:Tensor, # (B,) class indices
+)->Tensor:         # (B,) unbounded
+    "The target's logit minus the others' mean, weighted by their softmax. Raises `InputError` for a single output."
+    z = _several(logits, 'weighted_contrast')
+    others = z.scatter(1, target[:, None].long(), -torch.inf)
+    return _at(z, target) - (others.softmax(1)*z).sum(1)
 
 # %% ../../nbs/method/gradients.ipynb #scor0002
 def ends_in_softmax(

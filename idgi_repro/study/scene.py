@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONSTANT', 'FORWARD', 'INSERTION', 'INFORMATION', 'STABILITY', 'REFERENCE', 'DISTANCE', 'LOCALISATION',
-           'COMPLETENESS', 'PATCHINESS', 'CONCENTRATION', 'seed_of', 'Subject', 'blank', 'families', 'ways',
-           'maps_of_family', 'maps_of', 'gradients_of', 'maps_count', 'Views', 'views', 'Scene']
+           'COMPLETENESS', 'PATCHINESS', 'CONCENTRATION', 'seed_of', 'Subject', 'blank', 'training_references',
+           'families', 'ways', 'maps_of_family', 'maps_of', 'gradients_of', 'maps_count', 'Views', 'views', 'Scene']
 
 # %% ../../nbs/study/scene.ipynb #scenei01
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,9 @@ from ..method.gradients import in_double, predict
 from ..method.information import CURVES, area, information_curves
 from ..method.metrics import concentration, distance, energy_inside, insertion
 from ..method.metrics import patchiness, pointing, ranks, stability, step_lengths
+from ..errors import InputError
 from ..method.paths import Curve
+from ..method.references import References, other_images
 from ..method.rules import as_rules
 from ..records import Measurement, Method, Paper
 from .images import Images, blurred, load_batch, recompressed
@@ -74,6 +76,20 @@ class _Blank(nn.Module):
 def blank(protocol:str='corrected')->Subject:
     "A subject of a single pixel, to ask a method what it costs."
     return Subject(Network('blank', _Blank(), resize=1, crop=1), torch.zeros(1, 3, 1, 1), torch.zeros(1, dtype=torch.long), protocol)
+
+# %% ../../nbs/study/scene.ipynb #trainr02
+def training_references(
+    subject:Subject, # with training images
+    count:int,       # R
+)->References:
+    "Training images as references. Raises `InputError`, when they are drawn, where there are none or one cannot be read."
+    def draw(x, lines):
+        if not subject.train: raise InputError('there are no training images to take references from; name them with --train')
+        which = other_images(subject.seeds, count, len(subject.train))[:, lines].T.flatten().tolist()
+        batch = load_batch(subject.net, [subject.train[i] for i in which])
+        if batch.skipped: raise InputError(f'the training image {batch.skipped[0][0]} cannot be used: {batch.skipped[0][1]}')
+        return subject.net.normalize(batch.pixels.to(x)).view(-1, *x.shape)
+    return References(count, draw)
 
 # %% ../../nbs/study/scene.ipynb #6d1277d6
 def families(
