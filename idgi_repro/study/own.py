@@ -69,11 +69,11 @@ def _anew(where):
     _onto_path(str(_home(where)) if where.endswith('.py') else os.getcwd())
     old, home, new = _aside(set()), _home(where), {}
     old |= _aside({home} if home else set())
-    before = {*_users()}
+    before = _users()
     try:
         with patch.object(sys, 'dont_write_bytecode', True): yield home, new # bytecode is held for new where size and second are the same
     finally:
-        new.update({n: p for n, p in _users().items() if n not in before})
+        new.update({n: p for n, p in _users().items() if before.get(n) != p})
         _brought.update(new.values())
         tops = {n.partition('.')[0] for n in new}
         sys.modules.update({n: m for n, m in old.items() if n.partition('.')[0] not in tops and _place(m) not in _late})
