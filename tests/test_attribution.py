@@ -366,7 +366,8 @@ def held():
     "Bytes of the tensors that live now, each storage once."
     stores = {}
     for o in gc.get_objects():
-        if type(o) in (torch.Tensor, nn.Parameter): stores[o.untyped_storage().data_ptr()] = o.untyped_storage().nbytes()
+        if type(o) in (torch.Tensor, nn.Parameter) and o.layout is torch.strided:
+            stores[o.untyped_storage().data_ptr()] = o.untyped_storage().nbytes()
     return sum(stores.values())
 
 @paths

@@ -324,7 +324,7 @@ def test_a_full_disk(which, tmp_path, monkeypatch):
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_a_full_disk_is_found_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(files.tempfile, 'TemporaryFile', lambda **_: open('/dev/full', 'wb'))
-    monkeypatch.setattr(room, 'load', lambda *_: pytest.fail('the network was loaded'))
+    monkeypatch.setattr(room, 'load', lambda *_, **__: pytest.fail('the network was loaded'))
     with pytest.raises(InputError, match='cannot be written to.*No space left.*make room'): computed(tmp_path, stop=1, images=1)
 
 
@@ -368,7 +368,7 @@ LACK = [torch.OutOfMemoryError('CUDA out of memory'), MemoryError(), RuntimeErro
 def greedy(monkeypatch, limit, error):
     net = load('mini_mobilenet')
     module = Greedy(net.module, limit, error)
-    monkeypatch.setattr(room, 'load', lambda *_: replace(net, module=module))
+    monkeypatch.setattr(room, 'load', lambda *_, **__: replace(net, module=module))
     return module
 
 
@@ -434,7 +434,7 @@ def test_an_image_on_whose_path_the_network_is_nan(tmp_path, monkeypatch):
     pixels = load_batch(net, [data[int(victim['index'])]]).pixels
     subject = Subject(net, pixels, torch.tensor([0]))
     module = Hole(net.module, subject.black[0], subject.x[0])
-    monkeypatch.setattr(room, 'load', lambda *_: replace(net, module=module))
+    monkeypatch.setattr(room, 'load', lambda *_, **__: replace(net, module=module))
     file = computed(tmp_path/'with', **how)
     monkeypatch.setattr(room, 'choose', lambda *_: (chosen[chosen.name != victim['name']], unread))
     alone = computed(tmp_path/'without', **how)

@@ -166,10 +166,10 @@ def test_explain_shows_a_photograph_upright(tmp_path):
     exif, image = Image.Exif(), Embedded(1)[0].open().resize((192, 96))
     exif[0x0112] = 6
     image.save(tmp_path/'x.png', exif=exif)
-    net, item, pixels, *_ = _seen(tmp_path/'x.png', 'mini_resnet', None, 'cpu')
+    net, item, pixels, *_ = _seen(tmp_path/'x.png', 'mini_resnet', None, 'cpu', None, None)
     assert torch.equal(pixels[0], pixels_of(net, image.transpose(Image.Transpose.ROTATE_270)))
     assert not torch.equal(pixels[0], load_batch(net, [item]).pixels[0]), 'a study has it as it lies in the file'
-    assert _seen('embedded', 'mini_resnet', None, 'cpu')[2].shape == (1, 3, 192, 192)
+    assert _seen('embedded', 'mini_resnet', None, 'cpu', None, None)[2].shape == (1, 3, 192, 192)
 
 
 # which files are pictures

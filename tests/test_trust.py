@@ -147,7 +147,7 @@ def test_long_names_stay_apart(): assert slug('x'*200) != slug('x'*201) and slug
 def test_a_shards_file_and_selection_stay_in_the_results_folder(name, tmp_path, monkeypatch):
     "Whatever a network is called."
     net = replace(load('mini_vgg'), name=name)
-    monkeypatch.setattr(room, 'load', lambda *_: net)
+    monkeypatch.setattr(room, 'load', lambda *_, **__: net)
     out = tmp_path/'deep'/'out'
     file = run(Shard(network=name, data='embedded:4', stop=1, images=1, out=str(out), **FEW), PAPER)
     assert file.parent == out and len(list(out.iterdir())) == 2
@@ -231,7 +231,7 @@ def test_a_shard_of_wrong_values(wrong, tmp_path, no_kernel):
 
 @pytest.mark.parametrize('name, wrong, said', [
     ('shard', {'stop=2; import os': 1}, 'has no parameter'),
-    ('shard', dict(stepz=[8]), "has no parameter 'stepz'; it has paper, data, methods"),
+    ('shard', dict(stepz=[8]), "has no parameter 'stepz'; it has paper, data, train, methods"),
     ('shard', dict(grid='closed'), "has no parameter 'grid'"), ('report', dict(results=1), 'results is 1'),
     ('report', dict(out=None), 'out is None'),
     ('report', dict(maps_of='0'), "maps_of is '0'; it must be a whole number or None"),
@@ -295,7 +295,7 @@ def test_a_class_and_a_photograph_of_hostile_names(tmp_path, monkeypatch):
     "They are drawn as they are: no formula, no element of the SVG."
     evil = f'{EVIL} $\\frac$ & --> ]]>'
     net = load('mini_resnet')
-    monkeypatch.setattr(models, 'load', lambda *_: replace(net, categories=[evil]*10))
+    monkeypatch.setattr(models, 'load', lambda *_, **__: replace(net, categories=[evil]*10))
     Embedded(1)[0].open().save(photo := tmp_path/'$x^{<b>&.png')
     assert main(['explain', str(photo), '--steps', '2', '--out', str(tmp_path/'maps.svg')]) == 0
     import xml.etree.ElementTree as xml
