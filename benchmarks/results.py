@@ -6,6 +6,7 @@ import argparse, multiprocessing, os, sys, tempfile, threading, time
 from pathlib import Path
 
 from bench import high_water, processor
+from idgi_repro.papers.idgi import PAPER
 from idgi_repro.report import page as R
 from idgi_repro.report.results import result_files
 
@@ -58,10 +59,10 @@ def main():
             writer = multiprocessing.get_context('spawn').Process(target=write, args=(folder, a.rows, a.shards))
             writer.start(); writer.join()
         load, before = os.getloadavg()[0], peak()
-        watcher = threading.Thread(target=watch, args=(forked, done))
+        watcher = threading.Thread(target=watch, args=(forked, done), daemon=True)
         watcher.start()
         for f in (R.read, R.all_tables, R.drawn): setattr(R, f.__name__, timed(f, times))
-        timed(R.report, times)(folder, f'{tmp}/report', maps_of=None)
+        timed(R.report, times)(folder, f'{tmp}/report', PAPER, maps_of=None)
         done.set(); watcher.join()
         shards = len(result_files(folder))
     rows, whole = times.pop('rows'), times['report']
