@@ -79,7 +79,7 @@ def row(section, what, ours, floor, limit, calls, least=False):
 
 def bare(model, x, c, points):
     "The gradient calls that a walk cannot do without, and nothing else."
-    with evaluating(model):
+    with evaluating(model), torch.enable_grad():
         for _ in range(points):
             v = x.detach().requires_grad_()
             torch.autograd.grad(probability(model(v), c).sum(), v)

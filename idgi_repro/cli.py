@@ -94,6 +94,7 @@ def explain(
 
 def _draw(out, net, item, pixels, c, p, maps, how):
     "Writes the figure."
+    from matplotlib.pyplot import close
     from idgi_repro.files import whole
     from idgi_repro.report.maps import draw_maps
     top = int(p.argmax())
@@ -101,6 +102,7 @@ def _draw(out, net, item, pixels, c, p, maps, how):
     if c != top: title += f'; explained: {net.category(c)}, {p[c]:.2f}'
     figure = draw_maps(pixels[0].cpu(), maps, f'{title}\n{item.name}, {how}')
     with whole(out) as part: figure.savefig(part, dpi=150)
+    close(figure)
 
 # %% ../nbs/cli.ipynb #0fc2a077
 SAMPLE = 20 # images that are opened, unless all are asked for
