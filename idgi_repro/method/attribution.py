@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import _in_batches, _logits, _seen, check_batch_size, evaluating, fitting, predict, probability
+from .gradients import _in_batches, _logits, _seen, check_batch_size, evaluating, fitting, predict, probability, scores_at
 from .guided import GuidedPath
 from .inputs import as_baseline, as_images, as_target
 from .paths import BlurPath, Look, Path, Quadrature, StraightPath
@@ -86,8 +86,7 @@ def looking(
         f, g = _seen(model, xs.flatten(0, 1), c.expand(xs.shape[:2]).flatten(), fitting(other, c.flatten()) if other else fits, size)
         tick(len(f))
         return f.view(xs.shape[:2]), g.view_as(xs)
-    def value(xs, c=target):
-        return score(predict(model, xs.flatten(0, 1), size), c.repeat(len(xs))).view(xs.shape[:2])
+    def value(xs, c=target): return scores_at(model, xs, c, score, size)
     def hessian(xs, vs, c=target):
         product = lambda x, v, c: (hessian_vector(lambda p: score(_logits(model, p), c), x, v),)
         return _in_batches(model, product, size, xs.flatten(0, 1), vs.flatten(0, 1), c.repeat(len(xs)))[0].view_as(vs)
@@ -169,8 +168,7 @@ class PathMethod:
         path = self.path(baselines) if method is None else Quadrature(self.path(baselines), method)
         a, = attribute(model, x, target, path, (n_steps,), (self.rule,), protocol, self.score, batch_size).values()
         if not delta: return a,
-        score = lambda p: self.score(predict(model, p.flatten(0, 1), batch_size), target.repeat(len(p))).view(p.shape[:2])
-        return a, a.sum((1, 2, 3)) - path.change(score, x)
+        return a, a.sum((1, 2, 3)) - path.change(lambda points: scores_at(model, points, target, self.score, batch_size), x)
 
     def attribute(self,
         inputs,                 # (B, C, H, W) normalised images, or a tuple of one such tensor, which gives a tuple

@@ -99,7 +99,8 @@ def diffid_of_maps(
         size = places[0, 0].numel()
         for part in (jobs[i:i + max(1, batch_size//B)] for i in range(0, len(jobs), max(1, batch_size//B))):
             z = predict(model, torch.cat([deleted(x, places[o] < int(size*fractions[q]), fill) for o, q in part]), batch_size)
-            for (o, q), seen in zip(part, z.split(B)): correct[k, :, o, q], logits[k, :, o, q] = seen.argmax(1) == target, logit(seen, target)
+            for (o, q), seen in zip(part, z.split(B)):
+                correct[k, :, o, q], logits[k, :, o, q] = seen.argmax(1) == target, logit(seen, target)
             tick(len(z))
     return DiffID(correct, logits, logit(predict(model, x, batch_size), target))
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FLOATS', 'REFUSED', 'TOLERANCE', 'SIZES', 'LARGEST', 'probability', 'logit', 'sigmoid', 'output', 'contrast',
            'log_probability', 'weighted_contrast', 'ends_in_softmax', 'fitting', 'multiplying', 'evaluating',
-           'check_batch_size', 'enough_memory', 'in_double', 'dtype_and_device', 'predict', 'value_and_gradient',
-           'reuse_memory', 'prepare', 'find_batch_size']
+           'check_batch_size', 'enough_memory', 'in_double', 'dtype_and_device', 'predict', 'scores_at',
+           'value_and_gradient', 'reuse_memory', 'prepare', 'find_batch_size']
 
 # %% ../../nbs/method/gradients.ipynb #ed849181
 from collections.abc import Mapping
@@ -335,6 +335,17 @@ def predict(
 )->Tensor:             # (B, K) logits, in the images' precision
     "The network's logits, in internal batches and evaluation mode. Raises `InputError` if the network does not return (B, K)."
     with evaluating(model): return _in_batches(model, lambda b: (_plain(_logits(model, b)),), batch_size, x)[0]
+
+# %% ../../nbs/method/gradients.ipynb #scorsat2
+def scores_at(
+    model:nn.Module, # images to logits (B, K)
+    points:Tensor,   # (T, B, C, H, W)
+    target:Tensor,   # (B,) class indices
+    score:Callable=probability, # (logits, target) -> (B,)
+    batch_size:int=64, # points per forward pass
+)->Tensor:           # (T, B)
+    "The score at T points of each image. Raises `InputError` as `predict` does."
+    return score(predict(model, points.flatten(0, 1), batch_size), target.repeat(len(points))).view(points.shape[:2])
 
 # %% ../../nbs/method/gradients.ipynb #5641ce14
 def _gradient(f, x):

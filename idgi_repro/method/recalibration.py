@@ -26,14 +26,16 @@ class Sums:
     @property
     def mean(self)->Tensor: return self.total/self.count.clamp(min=1)
 
-class _Lines(Rule):
-    "A rule that values lines as a whole, and keeps what it wants of them."
+class _Kept(Rule):
+    "A rule that adds up what it keeps."
     def __init__(self,
         squared:bool=False, # whether squares are summed, as in IG-SQ
     ): self.squared, self.name = squared, self.title + '_squared'*squared
 
     def start(self, x): return Sums(x, torch.zeros_like(x), torch.zeros_like(x))
 
+class _Lines(_Kept):
+    "A rule that values lines as a whole."
     def add(self, sums, s):
         line = sums.open.setdefault(s.p.line, torch.zeros_like(sums.total))
         if s.p.span is None: line.addcmul_(s.p.g, s.way, value=s.scale)
@@ -68,15 +70,9 @@ class ValidReferences(_Lines):
     def finish(self, sums): return sums.mean
 
 # %% ../../nbs/method/recalibration.ipynb #d51b8e75
-class ValidInterpolations(Rule):
-    "The mean of the points' products with the displacement to the image that are not negative, per feature; with `squared`, of their squares."
-    shared = False
-    def __init__(self,
-        squared:bool=False, # whether kept products are squared, as in IG-SQ
-    ): self.squared, self.name = squared, 'valid_interpolations' + '_squared'*squared
-
-    def start(self, x): return Sums(x, torch.zeros_like(x), torch.zeros_like(x))
-
+class ValidInterpolations(_Kept):
+    "The mean of the points' products that are not negative, per feature; with `squared`, of their squares (ICLR 2023)."
+    title, shared = 'valid_interpolations', False
     def add(self, sums, s):
         product = (sums.image - s.p.x).mul_(s.p.g).mul_(s.weight)
         sums.count += product >= 0

@@ -30,7 +30,8 @@ def as_references(
 )->References:
     "A tensor as `References`. Raises `InputError` where there are none, and, when drawn, where they do not fit the images."
     if isinstance(references, References): found = references
-    elif isinstance(references, Tensor) and references.ndim == 5: found = References(references.shape[1], lambda x, lines: _taken(references, x, lines))
+    elif isinstance(references, Tensor) and references.ndim == 5:
+        found = References(references.shape[1], lambda x, lines: _taken(references, x, lines))
     else: raise InputError(f'references must be a tensor (B, R, C, H, W), not {_described(references)}')
     if found.count < 1: raise InputError(f'there are {found.count} references of each image; at least 1 is needed')
     return found
@@ -161,7 +162,9 @@ def other_images(
 
 # %% ../../nbs/method/references.ipynb #53727a36
 class AdversarialPath(Path):
-    "Steps from the image towards other classes (Pan et al. 2021, https://www.ijcai.org/proceedings/2021/396). Raises `InputError` for steps or classes that cannot be."
+    """Steps from the image towards other classes (Pan et al. 2021, https://www.ijcai.org/proceedings/2021/396).
+
+    Raises `InputError` for steps or classes that cannot be."""
     lacks = frozenset({'end', 'score'})
 
     def __init__(self,
@@ -171,7 +174,8 @@ class AdversarialPath(Path):
         normalize:tuple=((0.,)*3, (1.,)*3), # mean and std, C numbers each
         cumulative:bool=False, # whether a step starts where the last one ended
     ):
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1: raise InputError(f'steps is {steps!r}; it must be at least 1')
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise InputError(f'steps is {steps!r}; it must be at least 1')
         if not epsilon > 0: raise InputError(f'epsilon is {epsilon}; it must be positive')
         if classes.ndim != 2 or not classes.shape[1] or classes.is_floating_point():
             raise InputError(f'classes must be indices (B, L) with L at least 1, not {classes.dtype} of shape {tuple(classes.shape)}')
@@ -199,7 +203,8 @@ class AdversarialPath(Path):
                     yield p
 
     def change(self, value, x):
-        raise InputError('an adversarial path promises no completeness, so there is no convergence delta; leave out return_convergence_delta')
+        raise InputError('an adversarial path promises no completeness, so there is no convergence delta; '
+                         'leave out return_convergence_delta')
 
 # %% ../../nbs/method/references.ipynb #7d948fa7
 def other_classes(
@@ -212,7 +217,8 @@ def other_classes(
     "The classes that AGI steps towards. Raises `InputError` where there are fewer than it wants."
     most = classes - (1 if protocol == 'corrected' else 2)
     if not 1 <= count <= most:
-        raise InputError(f'{count} adversarial classes are wanted, but of {classes} classes {max(most, 0)} can be drawn on protocol={protocol!r}')
+        raise InputError(f'{count} adversarial classes are wanted, but of {classes} classes {max(most, 0)} can be drawn '
+                         f'on protocol={protocol!r}')
     found = []
     for s, c in zip(line_seeds(seeds, -3), target.tolist()):
         order = torch.randperm(most, generator=torch.Generator().manual_seed(s))[:count]

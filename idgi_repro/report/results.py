@@ -94,7 +94,7 @@ def _made_by(manifest):
     return {k: str(v) for k, v in [*((k, manifest.get(k)) for k in MAKERS), *asked.items()] if v is not None}
 
 def _newest(manifests):
-    "Each manifest's place when the newest version comes first, of one version the latest; else in a fixed order, whatever files are called."
+    "Each manifest's place when the newest version comes first, of one version the latest; else in a fixed order."
     named = sorted(range(len(manifests)), key=lambda i: [*_made_by(manifests[i]).values()])
     release = lambda i: ([*map(int, re.findall(r'\d+', manifests[i].get('version', '')))], manifests[i].get('made', 0))
     return np.argsort(sorted(named, key=release, reverse=True))

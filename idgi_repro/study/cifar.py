@@ -32,7 +32,8 @@ def _unpickled(path):
         with open(path, 'rb') as f: found = _Arrays(f, encoding='bytes').load()
     except OSError as e: raise InputError(f'{path} cannot be read: {e}') from e
     except Exception as e: raise InputError(f'{path} is no file of CIFAR ({type(e).__name__}: {e}); unpack the archive again') from e
-    if not isinstance(found, dict): raise InputError(f'{path} is no file of CIFAR: it holds {type(found).__name__}; unpack the archive again')
+    if not isinstance(found, dict):
+        raise InputError(f'{path} is no file of CIFAR: it holds {type(found).__name__}; unpack the archive again')
     return {k.decode() if isinstance(k, bytes) else k: v for k, v in found.items()}
 
 # %% ../../nbs/study/cifar.ipynb #6f84124f

@@ -33,7 +33,8 @@ class Parameters:
     "What a study and each of its shards have in common. Raises `InputError` for a value of another kind or out of range."
     paper:str = option('idgi', 'whose methods and metrics: a paper that comes with the package, or module:NAME, or file.py:NAME')
     data:str = option('embedded', "ImageNet's validation set as folder, tar or Parquet files; any folder of images; 'embedded'")
-    train:str = option('', "training images, from which some methods take references: what --data takes (default: embedded has its own)", shapes=False)
+    train:str = option('', shapes=False, help="training images, from which some methods take references: what --data takes "
+                       "(default: embedded has its own)")
     methods:'list[str]' = option((), 'names of the methods (default: all of the paper\'s)')
     metrics:'list[str]' = option((), 'names of the metrics (default: all of the paper\'s)')
     steps:'list[int]' = option((), "numbers of segments (default: the paper's)")

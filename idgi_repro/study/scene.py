@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..method.attribution import attribute, saliency
 from ..method import gradients
-from ..method.gradients import in_double, predict
+from ..method.gradients import in_double, predict, scores_at
 from ..method.information import CURVES, area, information_curves
 from ..method.metrics import concentration, distance, energy_inside, insertion
 from ..method.metrics import patchiness, pointing, ranks, stability, step_lengths
@@ -166,6 +166,12 @@ def maps_of(
     return {k: v for name in names for k, v in found.items() if k[0] == name}
 
 # %% ../../nbs/study/scene.ipynb #2358895f
+def _walks(paper, names, steps, protocol='corrected'):
+    "Each family with what it walks, as `ways` has it; nothing, for one without a path."
+    for family in families(paper, names):
+        walked = next((m for m in _needed(paper, family) if m.path), None)
+        yield family, ways(walked, blank(protocol), steps) if walked else []
+
 def gradients_of(
     paper:Paper,
     names:Sequence[str], # of its methods
@@ -173,19 +179,11 @@ def gradients_of(
     protocol:str,        # 'corrected' or 'published'
 )->int:
     "What the maps of the methods cost, in gradients per image."
-    total = 0
-    for family in families(paper, names):
-        walked = next((m for m in _needed(paper, family) if m.path), None)
-        if walked: total += sum(path.gradients(some, protocol) for path, some in ways(walked, blank(protocol), steps))
-    return total
+    return sum(path.gradients(some, protocol) for _, walks in _walks(paper, names, steps, protocol) for path, some in walks)
 
 def maps_count(paper:Paper, names:Sequence[str], steps:Sequence[int])->int:
     "How many maps of each image the methods make."
-    total = 0
-    for family in families(paper, names):
-        walked = next((m for m in _needed(paper, family) if m.path), None)
-        total += len(family)*(sum(len(some) for _, some in ways(walked, blank(), steps)) if walked else 1)
-    return total
+    return sum(len(family)*(sum(len(some) for _, some in walks) or 1) for family, walks in _walks(paper, names, steps))
 
 # %% ../../nbs/study/scene.ipynb #22bf034d
 @dataclass
@@ -311,7 +309,7 @@ def _completed(scene):
     "The sum of each map minus the change of the score from the path's start to its end."
     if scene.path is None: return dict(delta=scene.column())
     s = scene.subject
-    value = lambda v: scene.score(predict(s.net.module, v.flatten(0, 1), scene.batch_size), s.target.repeat(len(v))).view(v.shape[:2])
+    value = lambda points: scores_at(s.net.module, points, s.target, scene.score, scene.batch_size)
     return dict(delta=scene.maps.sum((2, 3), dtype=in_double(scene.maps[:0]).dtype) - scene.path.change(value, s.x))
 
 def _busy(scene):
