@@ -133,22 +133,15 @@ def tidy(outputs):
 def run(nb, folder):
     "A copy of the notebook, executed in `folder` by a kernel of this interpreter. Raises nbclient's CellExecutionError."
     import nbformat
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from nbclient import NotebookClient
-
-    class Here(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name): return KernelSpec(**get_kernel_dict())
-
+    from idgi_repro.jobs import _kernel
     nb = nbformat.from_dict(nbformat.v4.rwbase.rejoin_lines(nbformat.from_dict(deepcopy(nb))))
     for c in code_cells(nb):
         c.outputs = []
         if skipped(c.source): c.metadata['tags'] = [*c.metadata.get('tags', []), 'skip-execution']
     env = {k: v for k, v in os.environ.items() if k != 'MPLBACKEND'}
     env |= dict(PYTHONHASHSEED='0', TQDM_DISABLE='1', PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, [env.get('PYTHONPATH')])]))
-    manager = AsyncKernelManager(kernel_name='python3', kernel_spec_manager=Here())
-    return NotebookClient(nb, km=manager, timeout=None, extra_arguments=['--log-level=CRITICAL'],
+    return NotebookClient(nb, km=_kernel(), timeout=None, extra_arguments=['--log-level=CRITICAL'],
                           resources=dict(metadata=dict(path=str(folder)))).execute(env=env, cleanup_kc=True)
 
 def clean(nb):
