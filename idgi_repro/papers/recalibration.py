@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 
+from ..method.attribution import saliency
 from ..method.diffid import diffid_of_maps, magnitude
 from ..method.gradients import logit
 from ..method.paths import BlurPath, StraightPath, noise
@@ -53,17 +54,18 @@ def blur(subject): return BlurPath()
 # %% ../../nbs/papers/recalibration.ipynb #346c7630
 _EXPLAINED = dict(score=logit, show=magnitude)
 
-def _three(name, title, path, colour, marker, squared=False, **more):
-    "A method as it is, with valid references, and with valid interpolations."
-    looks = dict(path=path, colour=colour, marker=marker, **_EXPLAINED, **more)
-    return (Method(name, title, rule=Mean(squared), **looks),
+def _four(name, title, path, colour, marker, squared=False, **more):
+    "A method as it is, with valid references, with valid interpolations, and as it is with its signs."
+    looks, mean = dict(path=path, colour=colour, marker=marker, **_EXPLAINED, **more), Mean(squared)
+    return (Method(name, title, rule=mean, **looks),
             Method(f'{name}+vr', f'{title}, valid references', rule=ValidReferences(squared), base=name, **looks),
-            Method(f'{name}+vi', f'{title}, valid interpolations', rule=ValidInterpolations(squared), base=name, **looks))
+            Method(f'{name}+vi', f'{title}, valid interpolations', rule=ValidInterpolations(squared), base=name, **looks),
+            Method(f'{name}+signed', f'{title}, signed', rule=mean, base=name, **looks | dict(show=saliency)))
 
 FIVE = dict(uniform='IG-Uniform', sg='IG-SG', sq='IG-SQ', eg='EG', agi='AGI')
-_PAPER = (*_three('uniform', 'IG-Uniform', to_noise, '#004488', 'o'), *_three('sg', 'IG-SG', to_noisy, '#BB5566', 's'),
-          *_three('sq', 'IG-SQ', to_noisy, '#DDAA33', '^', squared=True), *_three('eg', 'EG', to_others, '#228833', 'D', train=True),
-          *_three('agi', 'AGI', to_classes, '#66CCEE', 'v'))
+_PAPER = (*_four('uniform', 'IG-Uniform', to_noise, '#004488', 'o'), *_four('sg', 'IG-SG', to_noisy, '#BB5566', 's'),
+          *_four('sq', 'IG-SQ', to_noisy, '#DDAA33', '^', squared=True), *_four('eg', 'EG', to_others, '#228833', 'D', train=True),
+          *_four('agi', 'AGI', to_classes, '#66CCEE', 'v'))
 
 # %% ../../nbs/papers/recalibration.ipynb #53568de1
 class Positive(ValidInterpolations):

@@ -130,10 +130,12 @@ def ways(
 # %% ../../nbs/study/scene.ipynb #234695c9
 def _walked(methods, subject, steps, batch_size, tick):
     "Maps of methods that share a path, by name and n."
-    rules, score, a = as_rules([m.rule for m in methods]), methods[0].score or subject.score, {}
+    own = list(dict.fromkeys(m.rule for m in methods)) # methods may share a rule and show what it finds in two ways
+    rules, score, a = as_rules(own), methods[0].score or subject.score, {}
     for path, some in ways(methods[0], subject, steps):
         a |= attribute(subject.net.module, subject.x, subject.target, path, some, rules, subject.protocol, score, batch_size, tick)
-    return {(m.name, n): (m.show or saliency)(v) for m, r in zip(methods, rules) for (name, n), v in a.items() if name == r.name}
+    called = {rule: r.name for rule, r in zip(own, rules)}
+    return {(m.name, n): (m.show or saliency)(v) for m in methods for (name, n), v in a.items() if name == called[m.rule]}
 
 def maps_of_family(
     paper:Paper,
