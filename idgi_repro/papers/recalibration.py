@@ -97,6 +97,7 @@ def at_random(subject):
 _CONTROL = dict(colour='#888888', **_EXPLAINED)
 METHODS = (*_PAPER,
            Method('ig', 'IG', straight, Mean(), marker='P', **_CONTROL),
+           Method('ig+vr', 'IG, valid references', straight, ValidReferences(), base='ig', marker='P', **_CONTROL),
            Method('ig+vi', 'IG, valid interpolations', straight, ValidInterpolations(), base='ig', marker='P', **_CONTROL),
            Method('blurig', 'BlurIG', blur, Mean(), marker='X', **_CONTROL),
            Method('blurig+vi', 'BlurIG, valid interpolations', blur, ValidInterpolations(), base='blurig', marker='X', **_CONTROL),
