@@ -33,7 +33,7 @@ def shuffled(
     size:int=128, # of a batch, at most N
     seed:int=0,   # of the orders
 )->Callable:      # epoch -> pairs (x, y)
-    "Batches of one size in an order of each epoch's own; images that do not fill one wait for another epoch. Raises `InputError` for too few."
+    "Batches of one size, in an order of each epoch's own; an incomplete one is left out. Raises `InputError` for a size that is none."
     if not 0 < size <= len(x): raise InputError(f'the batch size is {size}; it must be from 1 to the number of images, {len(x)}')
     def batches(epoch):
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed*2**20 + epoch)).to(x.device)
@@ -47,7 +47,8 @@ def _epoch(net, batches, objective, optimizer, schedule, epoch, tick):
     for x, y in batches:
         loss = objective(net, x, y)
         if not math.isfinite(value := loss.item()):
-            raise InputError(f'the loss is {value} in epoch {epoch + 1}, batch {n + 1}; lower the learning rate or the weight of the objective')
+            raise InputError(f'the loss is {value} in epoch {epoch + 1}, batch {n + 1}; '
+                             'lower the learning rate or the weight of the objective')
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -72,9 +73,10 @@ def _resume(file, parts):
     ours, kept = (_shapes(state) for state in (parts['net'].state_dict(), found['net']))
     if ours != kept:
         odd = next(k for k in {**ours, **kept} if ours.get(k) != kept.get(k))
-        raise InputError(f'the checkpoint {file} is of another network: {odd} is {kept.get(odd, "missing")} there and {ours.get(odd, "missing")} here; '
-                         'give another folder, or delete it to begin anew')
-    if {*found} != {*parts, 'losses'}: raise InputError(f'the checkpoint {file} is of another training: it holds {", ".join(sorted(found))}')
+        raise InputError(f'the checkpoint {file} is of another network: {odd} is {kept.get(odd, "missing")} there and '
+                         f'{ours.get(odd, "missing")} here; give another folder, or delete it to begin anew')
+    if {*found} != {*parts, 'losses'}:
+        raise InputError(f'the checkpoint {file} is of another training: it holds {", ".join(sorted(found))}; give another folder')
     for k, part in parts.items(): part.load_state_dict(found[k])
     return found['losses']
 

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['K', 'STEPS', 'FIVE', 'METHODS', 'DIFFID', 'SENSITIVITY', 'METRICS', 'RAISES', 'SHARPENS', 'COUNT', 'SIGNS', 'CLAIMS',
-           'PAPER', 'to_noise', 'to_noisy', 'to_others', 'to_classes', 'straight', 'blur', 'Positive', 'Magnitudes',
-           'Steepness', 'at_image', 'at_random']
+           'PAPER', 'STAGES', 'CASCADE', 'ALIKE', 'SANE', 'SANITY', 'RETRAINED', 'ACCURACIES', 'LEARNED', 'RELEARNED',
+           'MEANS', 'DIFFROAR', 'to_noise', 'to_noisy', 'to_others', 'to_classes', 'straight', 'blur', 'Positive',
+           'Magnitudes', 'Steepness', 'at_image', 'at_random']
 
 # %% ../../nbs/papers/recalibration.ipynb #dedf52e8
 from dataclasses import replace
 
 import torch
 
+from ..errors import InputError
 from ..method.attribution import saliency
 from ..method.diffid import diffid_of_maps, magnitude
 from ..method.gradients import logit
@@ -19,9 +21,10 @@ from ..method.paths import BlurPath, StraightPath, noise
 from ..method.recalibration import Mean, ValidInterpolations, ValidReferences
 from ..method.references import (AdversarialPath, ReferencePath, line_seeds, noise_references, other_classes, random_alphas,
                                           uniform_references)
+from ..method.sanity import randomised, rank_correlation, structural_similarity
 from ..method.sensitivity import sensitivity_n
 from ..records import Claim, Measurement, Method, Metric, Paper
-from ..report.claims import gain, positive
+from ..report.claims import gain, plain, positive
 from ..study.models import MEAN, STD
 from ..study.scene import training_references
 
@@ -159,3 +162,45 @@ CLAIMS = (
 # %% ../../nbs/papers/recalibration.ipynb #477818f0
 PAPER = Paper('recalibration', 'Re-calibrated attributions', METHODS, METRICS, CLAIMS, steps=(30,),
               address='https://openreview.net/forum?id=WUWJIV2Yxtp')
+
+# %% ../../nbs/papers/recalibration.ipynb #5cd6941f
+STAGES = (1e-9, .5, 1.) # shares of the layers that are drawn anew
+
+def _sane(scene):
+    s, found = scene.subject, []
+    for share in STAGES:
+        net = replace(s.net, module=randomised(s.net.module, share))
+        again = torch.stack([*scene.draw(replace(s, net=net), scene.steps).values()])
+        found.append(torch.stack([rank_correlation(scene.maps, again), structural_similarity(scene.maps, again)]))
+    return dict(zip(('sanity_rank', 'sanity_ssim'), torch.stack(found).mean(0)))
+
+CASCADE = Measurement('cascade', _sane, walks=len(STAGES))
+_STAGES = 'Mean over three stages: classifier, upper half and all of the layers drawn anew.'
+ALIKE = (Metric('sanity_rank', 'Sanity, ranks', "Spearman's correlation", CASCADE, higher=False, note=_STAGES),
+         Metric('sanity_ssim', 'Sanity, structure', 'structural similarity', CASCADE, higher=False, note=_STAGES))
+
+# %% ../../nbs/papers/recalibration.ipynb #90be3daa
+SANE = 'Re-calibration keeps or raises sanity'
+_sanity = [Claim(SANE, f'gain in likeness, {how}: all five methods', gain, (m.name,), _ALL[k], above=False, protocols=('corrected',))
+           for k, how in _RULES.items() for m in ALIKE]
+SANITY = replace(PAPER, name='recalibration-sanity', title='Re-calibrated attributions: sanity', metrics=ALIKE, claims=tuple(_sanity),
+                 protocols=('corrected',))
+
+# %% ../../nbs/papers/recalibration.ipynb #2b1fc9b1
+def _not_here(scene): raise InputError('DiffROAR is measured by retraining; see workflow/config/diffroar.yaml')
+
+RETRAINED = Measurement('retraining', _not_here)
+_KEPT = 'A seed and a share, 10 or 50 %, in the place of an image.'
+ACCURACIES = (Metric('diffroar', 'DiffROAR', 'accuracy, top minus bottom', RETRAINED, note=_KEPT),
+              Metric('top', 'Accuracy with the most important', 'accuracy', RETRAINED, compared=False, note=_KEPT),
+              Metric('bottom', 'Accuracy with the least important', 'accuracy', RETRAINED, higher=False, compared=False, note=_KEPT))
+LEARNED = tuple(m for m in METHODS if m.name in ('ig', 'ig+vr', 'ig+vi', 'sg', 'sg+vr', 'sg+vi', 'random'))
+
+# %% ../../nbs/papers/recalibration.ipynb #8e271f04
+RELEARNED = 'Re-calibration raises DiffROAR'
+MEANS = "A method's order means something (not a claim of the paper's)"
+_roar = [Claim(RELEARNED, f'gain in DiffROAR, {how}: IG and IG-SG', gain, ('diffroar',), (f'ig+{k}', f'sg+{k}'), protocols=('corrected',))
+         for k, how in _RULES.items()]
+_roar += [Claim(MEANS, f'DiffROAR: {m.title}', plain, ('diffroar',), (m.name,), protocols=('corrected',), main=False) for m in LEARNED]
+DIFFROAR = replace(PAPER, name='recalibration-diffroar', title='Re-calibrated attributions: DiffROAR', methods=LEARNED, metrics=ACCURACIES,
+                   claims=tuple(_roar), protocols=('corrected',))

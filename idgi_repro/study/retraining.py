@@ -141,7 +141,8 @@ def order_file(r:Retraining, m:SimpleNamespace, paper:Paper, method:str)->Path:
     "Where a method's orders are kept."
     v = paper.method(method)
     how = [x for x in (v.path, v.rule, v.function, v.score) if x is not None]
-    return Path(r.out)/f'order-{slug(method)}-{r.seed}-{_key(r, m, trained, _ordered, *how, leave=("epochs", "percent", "methods", "metrics"))}.npy'
+    key = _key(r, m, trained, _ordered, *how, leave=('epochs', 'percent', 'methods', 'metrics'))
+    return Path(r.out)/f'order-{slug(method)}-{r.seed}-{key}.npy'
 
 def order(
     r:Retraining,
@@ -194,9 +195,10 @@ def retrain(
 def _row(r, key, sides):
     "What the two sides of one training give."
     method, percent, seed, network, steps = key
-    about = dict(network=network, data=r.data, name=f'seed {seed}, {percent} % kept', label=0, target=0, prob=np.nan, confident=False, excluded='')
+    about = dict(network=network, data=r.data, name=f'seed {seed}, {percent} % kept', label=0, target=0, prob=np.nan, confident=False)
     top, bottom = (sides[s]['accuracy'] for s in SIDES)
-    return about | dict(method=method, steps=steps, protocol='corrected', diffroar=top - bottom, top=top, bottom=bottom, before=sides['top']['before'])
+    found = dict(diffroar=top - bottom, top=top, bottom=bottom, before=sides['top']['before'])
+    return about | dict(excluded='', method=method, steps=steps, protocol='corrected') | found
 
 def gather(
     r:Retraining, # in whose folder they are
