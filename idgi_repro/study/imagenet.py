@@ -18,7 +18,7 @@ from torchvision.datasets.imagenet import ARCHIVE_META
 from ..errors import InputError
 from ..files import remembered
 from .cifar import cifar_folder, cifar_images
-from .images import Embedded, Images, Photo, SUFFIXES, UnreadableImage, _text, class_indices, class_order
+from .images import Embedded, Images, Photo, SUFFIXES, UnreadableImage, _text, class_indices, class_order, named_apart
 from .packed import CLASSES, MAX_BYTES, hidden, parquet_images, tar_headers, tar_images
 
 # %% ../../nbs/study/imagenet.ipynb #9816dd28
@@ -301,7 +301,8 @@ def _found(spec, split):
         if not root.exists():
             raise InputError(f'there is no file or folder {spec!r}; '
                              'give an image, a folder of images, a tar or Parquet file of them, or embedded')
-        images = replace(_open(root, split), spec=spec)
+        images = _open(root, split)
+        images = replace(images, items=named_apart(images.items), spec=spec)
     except OSError as e: raise InputError(f'{spec!r} cannot be read: {e}') from e
     if images: return images
     if images.left_out:
