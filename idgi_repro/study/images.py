@@ -94,6 +94,7 @@ class Picture:
     """An image in the file `path`. A kind of picture says by `source` what to decode, an open binary file, by `entry` what it is called
     there, with its folders, and by `where` what errors call it."""
     called:str='' # its name in a data set where that of its file is not its alone
+    boxes:tuple=field(default=(), repr=False) # around the objects: left, top, right and bottom pixel of each, in the file
 
     @property
     def name(self): return self.called or self.entry.rsplit('/', 1)[-1]
@@ -119,8 +120,11 @@ class Picture:
     def where(self): return str(self.path)
     def state(self): return state(self.path)
     def mask(self):
-        "Where the object is; unknown for a photograph."
-        return None
+        "Where the object is, bool (H, W): in any of the boxes; None where there are none."
+        if not self.boxes: return None
+        inside = np.zeros(self.open().size[::-1], bool)
+        for left, top, right, bottom in self.boxes: inside[top:bottom+1, left:right+1] = True
+        return inside
 
 # %% ../../nbs/study/images.ipynb #cb419843
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ class Views:
     pixels:Tensor    # (B, 3, H, W) in [0, 1]
     blurred:Tensor   # (B, 3, H, W) what SIC and AIC insert pixels into
     reencoded:Tensor # (B, 3, H, W) after JPEG compression, for stability
-    mask:list        # B masks, bool (H, W), or None where the object's place is unknown
+    mask:list        # B masks, bool (H, W), None where the object is not known or not in sight
 
     def __getitem__(self, rows): return Views(self.pixels[rows], self.blurred[rows], self.reencoded[rows], [self.mask[i] for i in rows])
 
@@ -207,8 +207,8 @@ def views(
     cuda = torch.device(device).type == 'cuda'
     onto = lambda pixels: pixels.pin_memory().to(device, non_blocking=True) if cuda else pixels.to(device)
     versions = (onto(load_batch(net, items, view).pixels) for view in (lambda im: im, blurred, lambda im: recompressed(im, quality=75)))
-    masks = [i.mask() for i in items]
-    return Views(*versions, [None if m is None else net.crop_mask(m).to(device) for m in masks])
+    crops = [None if (m := i.mask()) is None else net.crop_mask(m).to(device) for i in items]
+    return Views(*versions, [m if m is not None and m.any() else None for m in crops])
 
 # %% ../../nbs/study/scene.ipynb #8135406b
 CONSTANT = 'constant map' # as of a black image, which is where a path from black begins
