@@ -10,11 +10,15 @@ from torch import nn
 
 from idgi_repro.cli import check
 from idgi_repro.errors import InputError
+from idgi_repro.papers.idgi import PAPER
 from idgi_repro.report.page import missing
+from idgi_repro.study import shard as room
 from idgi_repro.study.imagenet import omitted, open_images
 from idgi_repro.study.images import class_indices, class_order
 from idgi_repro.study.models import Network
+from idgi_repro.study.scene import views
 from idgi_repro.study.selection import choose, select
+from idgi_repro.study.shard import Shard, boxes_of, run
 
 TENCH, GOLDFISH = 'n01440764', 'n01443537'
 
@@ -248,6 +252,65 @@ def test_kaggles_training_folder(tmp_path):
     (None, False, 'needs LOC_synset_mapping.txt beside it'),
     ([], True, f'says nothing about {VAL(1)}'),
     ([f'{VAL(1)},'], True, 'says nothing about'),
-    ([f'{VAL(i)},n09999999 1 2 3 4' for i in (1, 2, 3)], True, "'n09999999' is not among the 2 classes")])
+    ([f'{VAL(i)},n09999999 1 2 3 4' for i in (1, 2, 3)], True, "'n09999999' is not among the 2 classes"),
+    *(([f'{VAL(2)},{text}'], True, f'LOC_val_solution.csv, {VAL(2)}: {text!r} must be a WordNet id and the left') for text in
+      (f'{TENCH} 1 2 3', f'{TENCH} 1 2 3 4 5', f'{TENCH} 9 2 3 4', f'{TENCH} 1 9 3 4', f'{TENCH} -1 2 3 4', f'{TENCH} 1 2 3 x', f'{TENCH} 1 2 3 4.5', f'{TENCH} 1 2 3 4 {TENCH} 5 6 7'))])
 def test_kaggles_files_that_do_not_fit(tmp_path, solution, mapping, said):
     with pytest.raises(InputError, match=said): open_images(kaggle(tmp_path, solution, mapping))
+
+BOXES = dict( # what the table says; the object's pixels, left, top, right and bottom, of a picture of 20 x 10; None: unknown
+    one     = (f'{TENCH} 2 3 5 6', [(2, 3, 5, 6)]),
+    all     = (f'{TENCH} 0 0 19 9', [(0, 0, 19, 9)]),
+    pixel   = (f'{TENCH} 4 4 4 4', [(4, 4, 4, 4)]),
+    beyond  = (f'{TENCH} 12 5 20 500', [(12, 5, 19, 9)]),
+    two     = (f'{TENCH} 0 0 3 3 {TENCH} 2 2 9 9', [(0, 0, 3, 3), (2, 2, 9, 9)]),
+    others  = (f'{TENCH} 0 0 3 3 {GOLDFISH} 2 2 9 9', [(0, 0, 3, 3)]),
+    nobox   = (TENCH, None))
+
+def inside(boxes):
+    y, x = np.mgrid[:10, :20]
+    return sum((x >= l) & (x <= r) & (y >= t) & (y <= b) for l, t, r, b in boxes) > 0
+
+@pytest.mark.parametrize('case', BOXES)
+def test_kaggles_boxes_are_where_the_object_is(tmp_path, case):
+    text, boxes = BOXES[case]
+    images = open_images(kaggle(tmp_path, [f'{VAL(1)},{text}', f'{VAL(2)},{TENCH}', f'{VAL(3)},{GOLDFISH}']))
+    assert [i.label for i in images] == [0, 0, 1] and images[1].mask() is images[2].mask() is None
+    assert images[0].mask() is None if boxes is None else (images[0].mask() == inside(boxes)).all()
+    assert (boxes_of(images) == '') == (boxes is None)
+    unlabelled = open_images(tmp_path, labels=False)
+    assert [i.boxes for i in unlabelled] == [i.boxes for i in images]
+
+@pytest.mark.parametrize('lie', ['folders', 'tar', 'alike'])
+def test_kaggles_boxes_of_pictures_that_lie_otherwise(tmp_path, lie):
+    "Whose labels are the class folders', in a tar, and where two folders have a picture of one name."
+    names = [f'{TENCH}/{VAL(1)}.JPEG', f'{GOLDFISH}/{VAL(1 if lie == "alike" else 2)}.JPEG']
+    (tmp_path/'LOC_val_solution.csv').write_text(f'ImageId,PredictionString\n{VAL(1)},{TENCH} 2 3 5 6\n')
+    images = open_images(tar_of(tmp_path/'x.tar', *names) if lie == 'tar' else put(tmp_path, *names))
+    found = {i.entry.split('/')[-2]: i.mask() for i in images}
+    assert images.source.startswith('class folders') and (found[TENCH] == inside([(2, 3, 5, 6)])).all()
+    assert found[GOLDFISH] is None if lie != 'alike' else (found[GOLDFISH] == found[TENCH]).all()
+
+def test_a_box_out_of_the_networks_sight_is_none(tmp_path):
+    "The square in the middle of 20 x 10 pixels begins at the sixth."
+    lines = [f'{VAL(1)},{TENCH} 0 0 3 9', f'{VAL(2)},{TENCH} 0 0 9 9', f'{VAL(3)},{TENCH} 0 0 19 9']
+    outside, half, whole = views(network(2), open_images(kaggle(tmp_path, lines))).mask
+    assert outside is None and half.shape == (8, 8) and half.float().mean() == .5 and whole.all()
+
+class Corner(nn.Module):
+    "Looks at the upper left corner, and sees a goldfish."
+    def forward(self, x): return torch.stack([-x.mean((1, 2, 3)), 3 + x[..., :3, :3].mean((1, 2, 3))], 1)
+
+def test_a_study_measures_localisation_by_the_boxes(tmp_path, monkeypatch):
+    "And computes rows anew where the boxes have changed, though no picture has."
+    monkeypatch.setattr(room, 'network_of', lambda spec, shard: Network('corner', Corner(), (0, 0, 0), (1, 1, 1), resize=8, crop=8))
+    shard = Shard(network='corner', data=str(tmp_path/'set'), methods=('ig',), metrics=('pointing',), steps=(1,), images=9, stop=9, exact=True, out=str(tmp_path/'out'))
+    lines = lambda box: [f'{VAL(1)},{GOLDFISH} {box}', f'{VAL(2)},{GOLDFISH}', f'{VAL(3)},{TENCH} 0 0 19 9']
+    found = []
+    for box in ('0 0 9 4', '0 0 9 4', '10 5 19 9'):
+        if found: (tmp_path/'set/LOC_val_solution.csv').write_text('\n'.join(lines(box)))
+        else: kaggle(tmp_path/'set', lines(box))
+        found.append(run(shard, PAPER))
+    rows = [pq.read_table(f).to_pandas().set_index('name').pointing for f in found]
+    assert found[0] == found[1] != found[2] and all(len(r) == 2 and np.isnan(r[f'{VAL(2)}.JPEG']) for r in rows)
+    assert [r[f'{VAL(1)}.JPEG'] for r in rows] == [1, 1, 0]

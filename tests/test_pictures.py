@@ -1,5 +1,6 @@
 "Odd pictures: what comes of each, or the reason for which it is skipped."
 import struct
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np, pytest, torch
@@ -9,6 +10,7 @@ from torch import nn
 from idgi_repro.cli import _seen
 from idgi_repro.errors import InputError
 from idgi_repro.papers.idgi import PAPER
+from idgi_repro.records import Method
 from idgi_repro.report.tables import exclusions
 from idgi_repro.study.images import SUFFIXES, Embedded, Photo, UnreadableImage, blurred, load_batch, pixels_of, recompressed
 from idgi_repro.study.imagenet import open_images
@@ -200,6 +202,25 @@ def test_what_a_constant_image_lacks_has_a_reason(tmp_path, shade, method, const
     assert ['constant map' in r['excluded'] for r in rows] == [constant, False]
     assert [np.isnan(r['patchiness']) for r in rows] == [constant, False]
 
+SIGNS = dict( # a map's values; whether the object's place is known; why values are lacking, and whether the energy inside has one
+    negative = (lambda m: -1 - m, True, 'no positive values', False),
+    touching = (lambda m: -m, True, 'no positive values', False),
+    unknown  = (lambda m: -1 - m, False, '', False),
+    mixed    = (lambda m: m - m.mean(), True, '', True),
+    zero     = (lambda m: 0*m, True, 'constant map', False),
+    positive = (lambda m: m, True, '', True))
+
+@pytest.mark.parametrize('case', SIGNS)
+def test_energy_that_a_map_does_not_have_has_a_reason(tmp_path, case):
+    made, known, why, energy = SIGNS[case]
+    def maps(subject): return made(torch.arange(192.*192).view(1, 192, 192).expand(len(subject.x), -1, -1))
+    paper = replace(PAPER, methods=(*PAPER.methods, Method('given', 'Given', function=maps)))
+    net, item = load('mini_vgg'), Embedded(1)[0] if known else saved(tmp_path/'x.png', Image.new('RGB', (192, 192), 'gray'))
+    about = [dict(network=net.name, data='photos', name='a', label=0, target=0, prob=.5, confident=False, seed=0)]
+    shard = Shard(methods=('given',), metrics=('energy_inside', 'pointing'), steps=(2,)).of(paper)
+    row, = rows_of((net, net), views(net, [item]), about, shard, paper)
+    assert row['excluded'] == why and np.isnan(row['energy_inside']) != energy and np.isnan(row['pointing']) != known
+
 def test_the_report_counts_constant_maps_apart_from_what_has_no_curves():
     import pandas as pd
     why = dict(a=['', 'constant map'], b=['constant map', 'constant map'], c=['not confident', 'not confident; constant map'], d=['', ''], e=['SIC: no rise; AIC: no rise', 'SIC: no rise; AIC: no rise'])
@@ -207,4 +228,7 @@ def test_the_report_counts_constant_maps_apart_from_what_has_no_curves():
     t = exclusions(rows, PAPER)
     found = t.frame.set_index('network').loc['n']
     assert found[['images', 'kept', 'not confident', 'SIC: no rise', 'AIC: no rise', 'constant map']].tolist() == [5, 3, 1, 1, 1, 3]
-    assert 'no stability, patchiness, energy or distance' in t.caption
+    assert 'no stability, patchiness, energy or distance' in t.caption and 'energy inside' not in t.caption
+    t = exclusions(rows.assign(excluded=rows.excluded.str.replace('constant map', 'no positive values')), PAPER)
+    found = t.frame.set_index('network').loc['n']
+    assert found[['images', 'kept', 'not confident', 'no positive values']].tolist() == [5, 3, 1, 3] and 'no energy inside' in t.caption

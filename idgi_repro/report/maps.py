@@ -135,7 +135,7 @@ def _network(manifest):
 # %% ../../nbs/report/maps.ipynb #6be06b5a
 def _photograph(net, row, data):
     "The image of a row as a batch of one. Raises `InputError` where it can no longer be had."
-    items = [i for i in open_images(data) if i.name == row['name'] and i.label in (None, row['label'])]
+    items = [i for i in open_images(data) if i.name == row['name']]
     batch = load_batch(net, items[:1])
     if not batch.index: raise InputError(f'{row["name"]} can no longer be read from {data}')
     return batch

@@ -55,11 +55,11 @@ class Tile(Picture):
     "One image in a file of CIFAR."
     path:Path            # the file
     row:int              # in the file
-    name:str             # as the file has it
+    entry:str            # as the file has it
     label:int|None=None  # class index
 
     @property
-    def where(self): return f'{self.name} in {self.path}'
+    def where(self): return f'{self.entry} in {self.path}'
     def read(self):
         pixels = np.ascontiguousarray(self._take(lambda _: _batch(self.path)[0][self.row]))
         return Image.fromarray(pixels), _sum(BytesIO(pixels.tobytes()))

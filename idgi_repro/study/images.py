@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'MAX_PIXELS', 'MAX_SIDE', 'MAX_RATIO', 'Batch', 'decode', 'UnreadableImage', 'Picture', 'Photo', 'Shape',
-           'Images', 'Embedded', 'class_order', 'class_indices', 'recompressed', 'blurred', 'pixels_of', 'load_batch']
+           'Images', 'Embedded', 'told_apart', 'named_apart', 'class_order', 'class_indices', 'recompressed', 'blurred',
+           'pixels_of', 'load_batch']
 
 # %% ../../nbs/study/images.ipynb #f8d015de
-from collections import namedtuple
+from collections import Counter, namedtuple
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -88,8 +89,15 @@ def _text(name): # a file's name may be bytes that are no text, or steer a termi
 def _sum(file): return hashlib.file_digest(file, 'sha256').hexdigest()[:16]
 
 # %% ../../nbs/study/images.ipynb #d51790c5
+@dataclass(frozen=True, kw_only=True)
 class Picture:
-    "An image in the file `path`. A kind of picture says by `source` what to decode, an open binary file, and by `where` what to call it."
+    """An image in the file `path`. A kind of picture says by `source` what to decode, an open binary file, by `entry` what it is called
+    there, with its folders, and by `where` what errors call it."""
+    called:str='' # its name in a data set where that of its file is not its alone
+    boxes:tuple=field(default=(), repr=False) # around the objects: left, top, right and bottom pixel of each, in the file
+
+    @property
+    def name(self): return self.called or self.entry.rsplit('/', 1)[-1]
     def open(self, upright:bool=False)->Image.Image:
         "The picture as 8-bit RGB, with the camera's rotation if it is to be `upright`. Raises `UnreadableImage`."
         return self._take(lambda file: decode(file, upright))
@@ -112,8 +120,11 @@ class Picture:
     def where(self): return str(self.path)
     def state(self): return state(self.path)
     def mask(self):
-        "Where the object is; unknown for a photograph."
-        return None
+        "Where the object is, bool (H, W): in any of the boxes; None where there are none."
+        if not self.boxes: return None
+        inside = np.zeros(self.open().size[::-1], bool)
+        for left, top, right, bottom in self.boxes: inside[top:bottom+1, left:right+1] = True
+        return inside
 
 # %% ../../nbs/study/images.ipynb #cb419843
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class Photo(Picture):
     label:int|None=None  # class index, if known
 
     @property
-    def name(self): return _text(self.path.name)
+    def entry(self): return _text(self.path.as_posix())
     def source(self):
         if self.path.exists() and not (self.path.is_file() or self.path.is_dir()): raise ValueError('a pipe or a device holds no image')
         return open(self.path, 'rb')
@@ -187,6 +198,33 @@ def Embedded(
     "The embedded set: synthetic shapes over scikit-image's photographs, with class and object mask."
     items = [Shape(seed, i, split, i % len(SHAPES)) for i in range(n)]
     return Images(items, list(SHAPES), f'embedded:{n}', 'embedded set', 'the shapes that were drawn')
+
+# %% ../../nbs/study/images.ipynb #apart002
+def _numbered(entries):
+    "The entries, of those that are the same each with its place as a folder."
+    within = lambda i, folders, slash, name: f'{folders}{slash}{i}/{name}'
+    while max((times := Counter(entries)).values(), default=1) > 1:
+        entries = [within(i, *e.rpartition('/')) if times[e] > 1 else e for i, e in enumerate(entries)]
+    return entries
+
+def told_apart(
+    entries, # of images, each with its folders
+)->list[str]:
+    "The shortest end of each entry that no other one has."
+    parts, names, k = {i: e.split('/') for i, e in enumerate(_numbered(entries))}, {}, 0
+    while parts:
+        k += 1
+        ends = {i: '/'.join(p[-k:]) for i, p in parts.items()}
+        times = Counter(ends.values())
+        names |= {i: e for i, e in ends.items() if times[e] == 1}
+        parts = {i: p for i, p in parts.items() if i not in names}
+    return [names[i] for i in range(len(names))]
+
+def named_apart(
+    items:list, # `Picture`s of one data set
+)->list:
+    "The same, each of a name of its own."
+    return [i if i.name == n else replace(i, called=n) for i, n in zip(items, told_apart([i.entry for i in items]))]
 
 # %% ../../nbs/study/images.ipynb #natural2
 def class_order(

@@ -32,8 +32,6 @@ class Member(Picture):
     label:int|None=None  # class index, if known
 
     @property
-    def name(self): return self.entry.rsplit('/', 1)[-1]
-    @property
     def where(self): return f'{self.entry} in {self.path}'
     def source(self):
         if self.size > MAX_BYTES: raise ValueError(f'{self.size:,} bytes are more than the {MAX_BYTES:,} that are read')
@@ -128,11 +126,11 @@ class Row(Picture):
     path:Path            # the file
     group:int            # row group
     row:int              # in the row group
-    name:str             # the file name that is noted there, or one made from file and row
+    entry:str            # the file name that is noted there, or one made from file and row
     label:int|None=None  # class index, if known
 
     @property
-    def where(self): return f'{self.name} in {self.path}'
+    def where(self): return f'{self.entry} in {self.path}'
     def source(self):
         cursor = _cursor(self.path, self.state(), self.group, (os.getpid(), threading.get_ident()))
         data = cursor[self.row]
@@ -181,9 +179,9 @@ def _rows(path):
     bad = next((v for v in labels if v is not None and not 0 <= v < len(classes)), None)
     if bad is not None:
         raise InputError(f'{path} has the label {bad}; labels must be from 0 to {len(classes) - 1}, or -1 where they are unknown')
-    calls = [_printable(re.split(r'[/\\]', n)[-1]) if n else f'{path.stem}-{i:05d}' for i, n in enumerate(names)]
+    calls = [_printable(n.replace('\\', '/')) if n else f'{path.stem}-{i:05d}' for i, n in enumerate(names)]
     places = [(g, r) for g, size in enumerate(sizes) for r in range(size)]
-    return [Row(path, g, r, name, label) for (g, r), name, label in zip(places, calls, labels)], classes
+    return [Row(path, g, r, entry, label) for (g, r), entry, label in zip(places, calls, labels)], classes
 
 # %% ../../nbs/study/packed.ipynb #3de598f7
 def parquet_images(

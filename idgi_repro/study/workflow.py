@@ -21,7 +21,7 @@ from .models import Network
 from .parameters import Parameters, Study
 from .scene import maps_count
 from .selection import choose
-from .shard import Shard, code_of, contents, network_of, shard_file, stands, training
+from .shard import Shard, boxes_of, code_of, contents, network_of, shard_file, stands, training
 
 # %% ../../nbs/study/workflow.ipynb #431b6afe
 def shards_of(
@@ -71,11 +71,11 @@ def _chosen(study, paper, network, net, data, out):
     "What a network selects, without its pace."
     chosen, unread = choose(net, data, study.images, study.seed, out)
     shards, weights = [s for s in shards_of(study, paper, network) if s.start < len(chosen)], net.fingerprint()
-    train = contents(training(shards[0], paper, data))
+    more = contents(training(shards[0], paper, data)) + boxes_of(data)
     about = dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads)
     unlabelled, unread = '' if data.categories else data.advice, unread[['name', 'error']].values.tolist()
     return dict(**about, images=len(chosen), wanted=study.images, unlabelled=unlabelled, unread=unread,
-                shards={shard_file(s, paper, weights, chosen.iloc[s.start:s.stop], train): _shaping(s) for s in shards})
+                shards={shard_file(s, paper, weights, chosen.iloc[s.start:s.stop], more): _shaping(s) for s in shards})
 
 def make_choice(
     study:Study,
