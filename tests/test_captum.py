@@ -5,11 +5,13 @@ from torch import nn
 
 from idgi_repro.errors import InputError
 from idgi_repro.method.attribution import BlurIG, GuidedIG, IDGI, IntegratedGradients, attribute
+from idgi_repro.method.diffid import diffid
 from idgi_repro.method.gradients import predict
 from idgi_repro.method.information import information_curves
 from idgi_repro.method.metrics import insertion
 from idgi_repro.method.paths import QUADRATURES, Quadrature, StraightPath, quadrature
 from idgi_repro.method.rules import absolute, idgi, riemann, trapezoid
+from idgi_repro.method.sensitivity import sensitivity_n
 from reference import pictures, smooth
 
 X, C = pictures(3), torch.tensor([4, 0, 2])
@@ -141,14 +143,16 @@ CASES = [pytest.param(t, C, id=f'each {k}') for k, t in EACH.items()] + [pytest.
 def explained(target): return attribute(smooth(), X, target, StraightPath(BLACK), (2,))['idgi', 2]
 def classed(target): return IDGI(IntegratedGradients(smooth())).attribute(X, BLACK, target, n_steps=2)
 def inserted(target): return insertion(smooth(), X, X.sum(1), target, BLACK).curve
+def deleting(target): return diffid(smooth(), X, target, X).logits
+def correlated(target): return sensitivity_n(smooth(), X, target, X.sum(1), draws=3, fractions=(.5,))
 def informed(target): return information_curves(smooth(), (X + 1)/2, 0., X.sum(1), target, lambda v: 2*v - 1).prob
 
 @pytest.mark.parametrize('target,expected', CASES)
-@pytest.mark.parametrize('go', [explained, classed, inserted, informed])
+@pytest.mark.parametrize('go', [explained, classed, inserted, deleting, correlated, informed])
 def test_every_target_is_taken_everywhere(go, target, expected): assert torch.equal(go(target), go(expected))
 
 @pytest.mark.parametrize('target', WRONG.values(), ids=list(WRONG))
-@pytest.mark.parametrize('go', [explained, classed, inserted, informed])
+@pytest.mark.parametrize('go', [explained, classed, inserted, deleting, correlated, informed])
 def test_what_is_no_target_is_refused_everywhere(go, target):
     with pytest.raises(InputError, match='target'): go(target)
 
