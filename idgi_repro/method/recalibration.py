@@ -105,12 +105,13 @@ class DrawnMethod(PathMethod):
         raise NotImplementedError
 
     def path_of(self, baselines, x, target, model, protocol):
-        if baselines is not None: raise InputError(f'{type(self).__name__} draws what it starts from and takes no baselines; leave them out')
+        if baselines is not None:
+            raise InputError(f'{type(self).__name__} draws what it starts from and takes no baselines; leave them out')
         return self.lines(x, image_seeds(x, self.seed), target, model, protocol)
 
 # %% ../../nbs/method/recalibration.ipynb #clsunif1
 class IGUniform(DrawnMethod):
-    "Integrated gradients from uniform noise (Sturmfels et al. 2020). Raises `InputError` for images that `normalize` does not make pictures."
+    "Integrated gradients from uniform noise (Sturmfels et al. 2020). Raises `InputError` where images without `normalize` are no pictures."
     def __init__(self, model, score=probability,
         normalize:tuple=(0., 1.), # mean and std with which pixels became images
         count:int=10, # R, references of each image
