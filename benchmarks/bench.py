@@ -20,6 +20,8 @@ from idgi_repro.method.guided import GuidedPath
 from idgi_repro.method.information import CODECS, _cores, _pool, _size, information_curves
 from idgi_repro.method.metrics import insert, insertion, ranks
 from idgi_repro.method.paths import BlurPath, StraightPath
+from idgi_repro.method.recalibration import Mean, ValidInterpolations, ValidReferences
+from idgi_repro.method.references import AdversarialPath, ReferencePath, noise_references, other_classes
 from idgi_repro.method.rules import idgi, riemann
 from idgi_repro.papers.idgi import PAPER
 from idgi_repro.study.embedded import PHOTOGRAPHS
@@ -28,7 +30,8 @@ from idgi_repro.study.models import Network
 from idgi_repro.study.scene import Subject, gradients_of, maps_of, views
 from idgi_repro.study.shard import Shard, rows_of
 
-LIMITS = {'IG walk': 1.05, 'BlurIG walk': 1.05, 'GIG walk': 1.10, 'scoring': 1.15}      # at most, over the floor
+LIMITS = {'IG walk': 1.05, 'BlurIG walk': 1.05, 'GIG walk': 1.10, 'reference lines': 1.10, 'adversarial lines': 1.10,
+          'scoring': 1.15}                                                            # at most, over the floor
 FASTER = {'IG, Captum': 1.75, 'IG, PAIR': None, 'GIG, PAIR': 2.6, 'BlurIG, PAIR': 3.7}  # at least
 
 
@@ -100,6 +103,22 @@ def floors(s, rounds, n, batch, device):
     yield row('over the floor', 'IG walk', times['IG walk'], times['floor'], LIMITS['IG walk'], B*n)
     yield row('over the floor', 'BlurIG walk', times['BlurIG walk'], times['floor'], LIMITS['BlurIG walk'], B*n)
     yield row('over the floor', 'GIG walk', times['GIG walk'], times['GIG floor'], LIMITS['GIG walk'], B*(n//2))
+
+
+def several(s, rounds, batch, device):
+    "(a) 50 back-propagations of one image, three rules, over its bare gradient calls in the same batches; a step of AGI's has two."
+    x, c, rules = s.x[:1], s.target[:1], (Mean(), ValidReferences(), ValidInterpolations())
+    fast, classes = prepare(s.net.module, s.x[:2]), predict(s.net.module, x).shape[1]
+    noisy = ReferencePath(noise_references(s.pixels[:1], s.seeds[:1], 10, s.net.normalize), 5)
+    towards = AdversarialPath(other_classes(s.seeds[:1], c, 5, classes), 10, normalize=(s.net.mean, s.net.std))
+    def floor(*passes): return lambda: [bare(fast, x.repeat(n, 1, 1, 1), c.repeat(n), 1) for n in passes]
+    go = lambda path: lambda: attribute(fast, x, c, path, rules=rules, batch_size=batch)
+    passes = [len(p) for p in torch.arange(noisy.steps).split(batch)], [towards.classes.shape[1]]*2*towards.m
+    times = turns({
+        'reference lines': go(noisy), 'floor of reference lines': floor(*passes[0]),
+        'adversarial lines': go(towards), 'floor of adversarial lines': floor(*passes[1])}, rounds, device)
+    for what, points in zip(('reference lines', 'adversarial lines'), map(sum, passes)):
+        yield row('over the floor', what, times[what], times[f'floor of {what}'], LIMITS[what], points)
 
 
 class Probability(nn.Module):
@@ -318,8 +337,8 @@ def main():
         net = network(a.device)
         items, pixels = photographs(net, B, a.device)
         s, how = seen(net, pixels), (a.points, a.device)
-        lines = [*floors(s, 2*rounds-1, n, *how), *peers(s, max(1, rounds-2), n//2, *how), *scoring(s[:2], rounds, *how),
-                 *whole(s[:2], items[:2], 1, (2, 4) if a.quick else PAPER.steps, *how)]
+        lines = [*floors(s, 2*rounds-1, n, *how), *several(s, 2*rounds-1, *how), *peers(s, max(1, rounds-2), n//2, *how),
+                 *scoring(s[:2], rounds, *how), *whole(s[:2], items[:2], 1, (2, 4) if a.quick else PAPER.steps, *how)]
     table, scales, on = pd.DataFrame(lines), pd.DataFrame(scale(a.device, a.quick, a.points)), machine(a.device)
     text = report(table, scales, on, rounds, a.points)
     (out/f'{name}.md').write_text(text)

@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [
     'method.paths': ['Path', 'Curve', 'Point', 'StraightPath', 'BlurPath'],
     'method.guided': ['GuidedPath'],
     'method.references': ['ReferencePath', 'AdversarialPath'],
-    'method.recalibration': ['Mean', 'ValidReferences', 'ValidInterpolations'],
+    'method.recalibration': [
+        'Mean', 'ValidReferences', 'ValidInterpolations', 'IGUniform', 'IGSG', 'IGSQ', 'ExpectedGradients', 'AGI'],
     'method.diffid': ['diffid'],
     'method.rules': ['Rule', 'riemann', 'idgi', 'absolute', 'squares', 'along', 'trapezoid', 'trapezoid_idgi', 'second_order'],
     'method.information': ['information_curves'],

@@ -16,6 +16,7 @@ LOOKS = dict(predict=lambda net, x: predict(net, x), gradient=lambda net, x: val
              integrated=lambda net, x: ir.IntegratedGradients(net).attribute(x, n_steps=4, return_convergence_delta=True)[1],
              guided=lambda net, x: ir.IDGI(ir.GuidedIG(net)).attribute(x, target=C, n_steps=4),
              blurred=lambda net, x: ir.BlurIG(net, max_sigma=2.).attribute(x, target=C, n_steps=4),
+             diffid=lambda net, x: ir.diffid(net, x, C, x.detach()).logits,
              insertion=lambda net, x: ir.insertion(net, x, x.detach().sum(1), C, 0*x.detach()).curve)
 
 # ---- images

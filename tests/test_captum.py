@@ -5,11 +5,16 @@ from torch import nn
 
 from idgi_repro.errors import InputError
 from idgi_repro.method.attribution import BlurIG, GuidedIG, IDGI, IntegratedGradients, attribute
-from idgi_repro.method.gradients import predict
+from idgi_repro.method.diffid import diffid
+from idgi_repro.method.gradients import logit, predict
 from idgi_repro.method.information import information_curves
 from idgi_repro.method.metrics import insertion
 from idgi_repro.method.paths import QUADRATURES, Quadrature, StraightPath, quadrature
+from idgi_repro.method.recalibration import AGI, ExpectedGradients, IGSG, IGSQ, IGUniform, Mean, ValidInterpolations, ValidReferences
+from idgi_repro.method.references import (AdversarialPath, ReferencePath, image_references, image_seeds, noise_references, other_classes, random_alphas,
+                                          uniform_references)
 from idgi_repro.method.rules import absolute, idgi, riemann, trapezoid
+from idgi_repro.method.sensitivity import sensitivity_n
 from reference import pictures, smooth
 
 X, C = pictures(3), torch.tensor([4, 0, 2])
@@ -128,6 +133,63 @@ def test_arguments_without_a_row_for_each_image_are_refused(args):
     with pytest.raises(InputError, match='additional_forward_args'): IntegratedGradients(Tempered()).attribute(X, target=C, additional_forward_args=args)
 
 
+# -- methods that draw their own references
+
+HALF, TRAIN = dict(normalize=((.5,)*3, (.5,)*3)), pictures(7, seed=5)    # X of -1 to 1 was normalised with these
+DRAWN = {'IGUniform': lambda m, **h: IGUniform(m, count=3, k=2, **HALF, **h), 'IGSG': lambda m, **h: IGSG(m, count=3, k=2, **HALF, **h), 'IGSQ': lambda m, **h: IGSQ(m, count=3, k=2, **HALF, **h),
+         'EG': lambda m, **h: ExpectedGradients(m, TRAIN, count=6, **h), 'EG by number': lambda m, **h: ExpectedGradients(m, lambda seed: TRAIN[seed % 7], count=3, k=2, **h),
+         'AGI': lambda m, **h: AGI(m, classes=3, steps=2, **HALF, **h)}
+drawn = pytest.mark.parametrize('make', DRAWN.values(), ids=list(DRAWN))
+normalized, pixels = lambda p: (p - .5)/.5, (X + 1)/2
+PATHS = {'IGUniform': lambda s: ReferencePath(uniform_references(s, 3, normalized), 2), 'IGSG': lambda s: ReferencePath(noise_references(pixels, s, 3, normalized), 2),
+         'IGSQ': lambda s: ReferencePath(noise_references(pixels, s, 3, normalized), 2), 'EG': lambda s: ReferencePath(image_references(s, 6, TRAIN), 1, random_alphas(s, 6)),
+         'EG by number': lambda s: ReferencePath(image_references(s, 3, lambda n: TRAIN[n % 7]), 2, random_alphas(s, 3, 2)), 'AGI': lambda s: AdversarialPath(other_classes(s, C, 3, 5), 2, normalize=HALF['normalize'])}
+
+@pytest.mark.parametrize('seed', [0, 3])
+@pytest.mark.parametrize('rule', [Mean, ValidReferences, ValidInterpolations])
+@pytest.mark.parametrize('name', DRAWN)
+def test_they_are_attribute_with_the_same_draws(name, rule, seed):
+    found = DRAWN[name](smooth(), rule=rule, seed=seed).attribute(X, target=C)
+    wanted = attribute(smooth(), X, C, PATHS[name](image_seeds(X, seed)), rules=(rule(squared=name == 'IGSQ'),))
+    assert same(found, *wanted.values()) and found.abs().max() > 0
+
+@drawn
+def test_a_map_is_of_its_image_and_seed_whatever_the_batch(make):
+    a = make(smooth()).attribute(X, target=C)
+    for i in range(3): assert same(a[i:i+1], make(smooth()).attribute(X[i:i+1], target=C[i]))
+    assert same(a.flip(0), make(smooth()).attribute(X.flip(0), target=C.flip(0), internal_batch_size=2))
+    assert not same(a, make(smooth(), seed=1).attribute(X, target=C))
+
+@drawn
+def test_they_are_called_as_the_others_are(make):
+    a = make(smooth()).attribute(X, target=C)
+    b, = make(smooth()).attribute((X,), None, C.tolist(), None, 6, None, 4)
+    assert same(a, b) and same(make(smooth()).attribute(X), make(smooth()).attribute(X, target=predict(smooth(), X).argmax(1)))
+    c = make(Tempered()).attribute(X, None, C, MOVED)
+    for i in range(3): assert same(c[i:i+1], make(Tempered()).attribute(X[i:i+1], target=C[i], additional_forward_args=MOVED[i:i+1]))
+    assert not same(c, make(Tempered()).attribute(X, None, C, MOVED.flip(0)))
+
+@pytest.mark.parametrize('name', [n for n in DRAWN if n != 'AGI'])
+def test_their_delta_is_that_of_the_mean_reference(name):
+    a, delta = DRAWN[name](smooth()).attribute(X, target=C, return_convergence_delta=True)
+    change = PATHS[name](image_seeds(X)).change(lambda v: predict(smooth(), v.flatten(0, 1)).softmax(1).gather(1, C.repeat(len(v))[:, None]).view(v.shape[:2]), X)
+    assert torch.allclose(delta, a.sum((1, 2, 3)) - change)
+    if name != 'EG': assert IDGI(DRAWN[name](smooth())).attribute(X, target=C).shape == X.shape
+
+@pytest.mark.parametrize('said, go', [
+    ('takes no baselines', lambda: DRAWN['IGSG'](smooth()).attribute(X, BLACK)), ('has 6 points', lambda: DRAWN['IGSG'](smooth()).attribute(X, n_steps=8)),
+    ('leave method out', lambda: DRAWN['AGI'](smooth()).attribute(X, method='riemann_left')), ('no completeness', lambda: DRAWN['AGI'](smooth()).attribute(X, return_convergence_delta=True)),
+    ('rule is', lambda: IGUniform(smooth(), rule=Mean())), ('rule is', lambda: IGUniform(smooth(), rule='mean')), ('there are 0 references', lambda: IGUniform(smooth(), count=0, **HALF).attribute(X)),
+    ('k is 0', lambda: IGSG(smooth(), k=0, **HALF).attribute(X)), ('k is -1', lambda: ExpectedGradients(smooth(), TRAIN, k=-1).attribute(X)), ('there are -2 references', lambda: ExpectedGradients(smooth(), TRAIN, count=-2).attribute(X)),
+    ('with normalize', lambda: IGUniform(smooth()).attribute(X)), ('with normalize', lambda: AGI(smooth(), classes=2).attribute(X)), ('3 numbers or one', lambda: IGSG(smooth(), normalize=((.5,)*2, (.5,)*2)).attribute(X)),
+    ('std positive', lambda: IGSG(smooth(), normalize=(.5, 0.)).attribute(X)), ('of 5 classes 4 can be drawn', lambda: AGI(smooth(), classes=5, **HALF).attribute(X)),
+    ('of 1 classes 0 can be drawn', lambda: AGI(smooth(classes=1), logit, classes=1, **HALF).attribute(X)), ('no training images', lambda: ExpectedGradients(smooth(), TRAIN[:0]).attribute(X)),
+    ('do not fit images', lambda: ExpectedGradients(smooth(), TRAIN[:, :1]).attribute(X)), ('do not fit images', lambda: ExpectedGradients(smooth(), lambda seed: TRAIN[0, 0]).attribute(X)),
+    (r'images \(N, C, H, W\)', lambda: ExpectedGradients(smooth(), TRAIN[0]).attribute(X)), ('NaN', lambda: ExpectedGradients(smooth(), TRAIN*torch.nan).attribute(X))])
+def test_draws_that_cannot_be(said, go):
+    with pytest.raises(InputError, match=said): go()
+
+
 # -- targets
 
 EACH = {'tensor': C, 'list': [4, 0, 2], 'tuple': (4, 0, 2), 'array': np.array([4, 0, 2]), 'column': C[:, None], 'column array': np.array([[4], [0], [2]]), 'tuples': [(4,), (0,), (2,)],
@@ -139,16 +201,19 @@ WRONG = {'short': [4, 0], 'long': [4, 0, 2, 1], 'row': torch.tensor([[4, 0, 2]])
 CASES = [pytest.param(t, C, id=f'each {k}') for k, t in EACH.items()] + [pytest.param(t, torch.full((3,), 2), id=f'one {k}') for k, t in ONE.items()]
 
 def explained(target): return attribute(smooth(), X, target, StraightPath(BLACK), (2,))['idgi', 2]
+def sampled(target): return DRAWN['IGSG'](smooth()).attribute(X, target=target)
 def classed(target): return IDGI(IntegratedGradients(smooth())).attribute(X, BLACK, target, n_steps=2)
 def inserted(target): return insertion(smooth(), X, X.sum(1), target, BLACK).curve
+def deleting(target): return diffid(smooth(), X, target, X).logits
+def correlated(target): return sensitivity_n(smooth(), X, target, X.sum(1), draws=3, fractions=(.5,))
 def informed(target): return information_curves(smooth(), (X + 1)/2, 0., X.sum(1), target, lambda v: 2*v - 1).prob
 
 @pytest.mark.parametrize('target,expected', CASES)
-@pytest.mark.parametrize('go', [explained, classed, inserted, informed])
+@pytest.mark.parametrize('go', [explained, classed, sampled, inserted, deleting, correlated, informed])
 def test_every_target_is_taken_everywhere(go, target, expected): assert torch.equal(go(target), go(expected))
 
 @pytest.mark.parametrize('target', WRONG.values(), ids=list(WRONG))
-@pytest.mark.parametrize('go', [explained, classed, inserted, informed])
+@pytest.mark.parametrize('go', [explained, classed, sampled, inserted, deleting, correlated, informed])
 def test_what_is_no_target_is_refused_everywhere(go, target):
     with pytest.raises(InputError, match='target'): go(target)
 

@@ -4,11 +4,14 @@ from torch import Tensor
 
 from idgi_repro.errors import InputError
 from idgi_repro.method.attribution import BlurIG, GuidedIG, IDGI, IntegratedGradients, attribute, saliency
+from idgi_repro.method.diffid import diffid, diffid_of_maps
 from idgi_repro.method.guided import GuidedPath
 from idgi_repro.method.information import CURVES, area, information_curves
 from idgi_repro.method.metrics import concentration, distance, energy_inside, insertion, patchiness, pointing, stability, step_lengths
 from idgi_repro.method.paths import BlurPath, Quadrature, StraightPath
+from idgi_repro.method.recalibration import AGI, ExpectedGradients, IGSG, IGSQ, IGUniform, ValidInterpolations
 from idgi_repro.method.rules import absolute, along, idgi, riemann, second_order, squares, trapezoid, trapezoid_idgi
+from idgi_repro.method.sensitivity import sensitivity_n
 from reference import pictures, smooth
 
 
@@ -53,10 +56,18 @@ def test_every_class(make):
         (a, delta), (b, other) = (make(net()).attribute(x, target=target, n_steps=4, return_convergence_delta=True) for x in (short(X), X))
         assert close(a, b, .02) and torch.allclose(delta.as_subclass(Tensor), other, atol=1e-3)
 
+HALF = dict(normalize=((.5,)*3, (.5,)*3))
+@pytest.mark.parametrize('make', [lambda m: IGUniform(m, count=2, k=2, **HALF), lambda m: IGSG(m, count=2, k=2, rule=ValidInterpolations, **HALF), lambda m: IGSQ(m, count=2, k=2, **HALF), lambda m: ExpectedGradients(m, X, count=4),
+                                  lambda m: AGI(m, classes=2, steps=2, **HALF)], ids=['IGUniform', 'IGSG', 'IGSQ', 'EG', 'AGI'])
+def test_every_class_that_draws(make):
+    for target in (None, [1, 3]): assert close(make(net()).attribute(short(X), target=target), make(net()).attribute(X, target=target), .02)
+
 M, N = pictures(2, 1)[:, 0].float() + .2, pictures(2, 1, seed=3)[:, 0].float() + .2
 SCORES = {'stability': lambda m, n, s: vars(stability(m, n)).values(), 'stability of many': lambda m, n, s: vars(stability([m, n], [n, m])).values(), 'energy': lambda m, n, s: [energy_inside(m, MASK)], 'energy of many': lambda m, n, s: [energy_inside([m, n], MASK[0])],
           'pointing': lambda m, n, s: [pointing(m, MASK)], 'patchiness': lambda m, n, s: [patchiness(m)], 'patchiness of many': lambda m, n, s: [patchiness([m, n])], 'distance': lambda m, n, s: [distance(m, n)],
           'insertion': lambda m, n, s: (f := insertion(net(), s(X), [m, n], C, -1.)) and [f.curve, f.score, f.ratio], 'steps': lambda m, n, s: [l := step_lengths(StraightPath(-1.), s(X), 7), concentration(l)],
+          'diffid': lambda m, n, s: (f := diffid_of_maps(net(), s(X), C, [m, n])) and [f.logits, f.by_accuracy, f.whole], 'diffid of an attribution': lambda m, n, s: [diffid(net(), s(X), C, s(X)).logits],
+          'sensitivity': lambda m, n, s: [sensitivity_n(net(), s(X), C, [m, n])],
           'blur steps': lambda m, n, s: [l := step_lengths(BlurPath(3.), s(X), 7), concentration(l)]}
 
 @pytest.mark.parametrize('score', SCORES.values(), ids=list(SCORES))

@@ -7,11 +7,13 @@ import pytest, torch
 from idgi_repro.errors import InputError
 from idgi_repro.method import information
 from idgi_repro.method.attribution import BlurIG, GuidedIG, IDGI, IntegratedGradients, attribute
+from idgi_repro.method.diffid import diffid
 from idgi_repro.method.guided import GuidedPath
 from idgi_repro.method.information import compressed_sizes, information_curves
 from idgi_repro.method.metrics import insertion
 from idgi_repro.method.paths import BlurPath, Quadrature, StraightPath
 from idgi_repro.method.rules import riemann, second_order
+from idgi_repro.method.sensitivity import sensitivity_n
 from reference import pictures, smooth
 
 X, C = pictures(2), torch.tensor([1, 3])
@@ -82,6 +84,7 @@ LOOPS = {'straight': walked(StraightPath(), riemann), 'hessian': walked(Straight
          'quadrature': walked(Quadrature(StraightPath(), 'gausslegendre'), riemann), 'IG': classed(IntegratedGradients), 'IG of a class': classed(IntegratedGradients, target=1), 'GIG': classed(GuidedIG),
          'BlurIG': classed(BlurIG), 'IDGI': classed(lambda m: IDGI(IntegratedGradients(m)), return_convergence_delta=True),
          'insertion': lambda n: insertion(smooth(), X, X.sum(1), C, 0., n), 'insertion of many': lambda n: insertion(smooth(), X, [X.sum(1)]*3, C, 0., batch_size=n),
+         'diffid': lambda n: diffid(smooth(), X, C, X, batch_size=n).logits, 'sensitivity': lambda n: sensitivity_n(smooth(), X, C, X.sum(1), batch_size=n),
          'information': lambda n: information_curves(smooth(), PIXELS, 0., X.sum(1), C, lambda v: 2*v - 1, batch_size=n)}
 
 @pytest.mark.parametrize('size', [0, -1, -64, 2.5, True, '8', torch.inf], ids=str)

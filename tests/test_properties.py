@@ -3,9 +3,11 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from idgi_repro.method.attribution import BlurIG, GuidedIG, IDGI, IntegratedGradients, attribute
+from idgi_repro.method.diffid import diffid, diffid_of_maps
 from idgi_repro.method.information import CURVES, information_curves
 from idgi_repro.method.metrics import concentration, distance, energy_inside, insertion, patchiness, pointing, stability, step_lengths
 from idgi_repro.method.paths import StraightPath
+from idgi_repro.method.sensitivity import sensitivity_n
 from reference import pictures, smooth
 
 LAYOUTS = dict(plain=lambda v: v, channels_last=lambda v: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v, turned=lambda v: v.mT.contiguous().mT, sliced=lambda v: torch.cat([v, v], -1)[..., :v.shape[-1]],
@@ -64,6 +66,7 @@ RESULTS = {'attribute': lambda v: [*attribute(smooth(), v(X), C, StraightPath(v(
            'IDGI': lambda v: IDGI(IntegratedGradients(smooth())).attribute((v(X),), (v(X*0),), C, n_steps=4)[0], 'insertion': lambda v: [(f := insertion(smooth(), v(X), v(M), C, v(X*0))).curve, f.score, f.ratio],
            'information': lambda v: [(f := information_curves(smooth(), v(PIXELS), v(PIXELS*0), v(M), C, lambda u: 2*u - 1)).prob, *(getattr(f, c) for c in CURVES)], 'stability': lambda v: [*vars(stability(v(M), v(-M))).values()],
            'energy': lambda v: energy_inside(v(M), M > 0), 'pointing': lambda v: pointing(v(M), M > 0), 'patchiness': lambda v: patchiness([v(M), v(-M)]), 'distance': lambda v: distance(v(M), v(2*M)),
+           'diffid': lambda v: [*vars(diffid_of_maps(smooth(), v(X), C, [v(M), v(-M)])).values(), diffid(smooth(), v(X), C, v(X)).logits], 'sensitivity': lambda v: sensitivity_n(smooth(), v(X), C, v(M)),
            'steps': lambda v: concentration(step_lengths(StraightPath(v(X*0)), v(X), 5))}
 
 @pytest.mark.parametrize('wrap', [leaf, through])

@@ -3,10 +3,12 @@ import numpy as np, pytest, torch
 
 from idgi_repro.errors import InputError
 from idgi_repro.method.attribution import attribute, saliency
+from idgi_repro.method.diffid import diffid_of_maps
 from idgi_repro.method.guided import GuidedPath
 from idgi_repro.method.information import compressed_sizes, information_curves
 from idgi_repro.method.metrics import concentration, distance, energy_inside, insertion, patchiness, pointing, stability, step_lengths
 from idgi_repro.method.paths import BlurPath, StraightPath
+from idgi_repro.method.sensitivity import sensitivity_n
 from reference import pictures, smooth
 
 B = 3                                        # as many images as channels, so that an attribution could pass for maps
@@ -53,6 +55,7 @@ def test_blurred_pixels_may_be_what_a_baseline_may_be(blurred):
 
 A = attribute(smooth(), pictures(B), TARGET, StraightPath(), (2,))['idgi', 2]
 SCORES = {'insertion': lambda m: insertion(smooth(), pictures(B), m, TARGET, 0.).curve, 'information': lambda m: curves(maps=m).bytes, 'stability': lambda m: stability(m, m).l1, 'stability, second': lambda m: stability(MAPS, m).l1,
+          'diffid': lambda m: diffid_of_maps(smooth(), pictures(B), TARGET, m).logits, 'sensitivity': lambda m: sensitivity_n(smooth(), pictures(B), TARGET, m, fractions=(.5,)),
           'energy': lambda m: energy_inside(m, MASK), 'pointing': lambda m: pointing(m, MASK), 'patchiness': patchiness, 'distance': lambda m: distance(m, m), 'reference': lambda m: distance(MAPS, m)}
 scores = pytest.mark.parametrize('score', SCORES.values(), ids=list(SCORES))
 
@@ -70,12 +73,12 @@ def test_maps_that_are_none_or_unlike_are_refused(score, maps):
     with pytest.raises(InputError, match='map'): score(maps)
 
 @pytest.mark.parametrize('maps', [MAPS[:2], MAPS[..., 1:], MAPS[:, :4], MAPS[0], [MAPS[0]], [MAPS, MAPS[:2]], MAPS.mT[:, :7]], ids=['fewer', 'narrow', 'low', 'one', 'list of one', 'unlike', 'turned'])
-@pytest.mark.parametrize('name', ['insertion', 'information'])
+@pytest.mark.parametrize('name', ['insertion', 'information', 'diffid', 'sensitivity'])
 def test_maps_that_do_not_fit_the_images_are_refused(name, maps):
     with pytest.raises(InputError, match=r'does not fit; maps must be \(3, 8, 8\) each'): SCORES[name](maps)
 
 @pytest.mark.parametrize('wrap', [list, tuple, lambda v: [m.numpy() for m in v], lambda v: [m.clone().requires_grad_() for m in v]], ids=['list', 'tuple', 'arrays', 'graph'])
-@pytest.mark.parametrize('name', ['insertion', 'information', 'energy', 'pointing', 'patchiness'])
+@pytest.mark.parametrize('name', ['insertion', 'information', 'diffid', 'sensitivity', 'energy', 'pointing', 'patchiness'])
 def test_several_maps_are_a_list(name, wrap):
     found, score = SCORES[name](wrap([MAPS, -MAPS])), SCORES[name]
     assert torch.equal(found, torch.stack([score(MAPS), score(-MAPS)])) and not found.requires_grad

@@ -162,11 +162,16 @@ class PathMethod:
         "The path from `baselines`."
         raise NotImplementedError
 
+    def path_of(self, baselines, x, target, model, protocol)->Path:
+        "The path of these images, for a method whose path depends on more than `baselines`."
+        return self.path(baselines)
+
     def _explain(self, model, x, baselines, target, n_steps, method, batch_size, delta, protocol):
         "Attributions, and where it is wanted their delta."
         target = as_target(predict(model, x, batch_size).argmax(1) if target is None else target, x)
-        path = self.path(baselines) if method is None else Quadrature(self.path(baselines), method)
-        a, = attribute(model, x, target, path, (n_steps,), (self.rule,), protocol, self.score, batch_size).values()
+        path, steps = self.path_of(baselines, x, target, model, protocol), None if n_steps is None else (n_steps,)
+        if method is not None: path = Quadrature(path, method)
+        a, = attribute(model, x, target, path, steps, (self.rule,), protocol, self.score, batch_size).values()
         if not delta: return a,
         return a, a.sum((1, 2, 3)) - path.change(lambda points: scores_at(model, points, target, self.score, batch_size), x)
 
@@ -175,7 +180,7 @@ class PathMethod:
         baselines=None,         # (1 or B, C, H, W) or a number; None is 0, as in Captum
         target=None,            # (B,) class indices, or one for all; None is the predicted class
         additional_forward_args=None, # what the network takes after the image; tensors have B rows
-        n_steps:int=128,        # segments, or points of the method
+        n_steps:int|None=None,  # segments, or points of the method; None: the path's own, else 128
         method:str|None=None,   # of `QUADRATURES`; None: the rule's own
         internal_batch_size:int|None=None, # points per pass through the network; None is `BATCH`
         return_convergence_delta:bool=False, # whether to return (attributions, delta)
@@ -235,4 +240,4 @@ class IDGI(PathMethod):
             raise InputError(f'IDGI wraps a path method such as IntegratedGradients(model), not {type(method).__name__}')
         super().__init__(method.model, method.score)
         self.method = method
-    def path(self, baselines): return self.method.path(baselines)
+    def path_of(self, *given): return self.method.path_of(*given)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import logit, predict
+from .gradients import fitting, logit, predict
+from .inputs import as_attribution, as_images, as_maps, as_target
 
 # %% ../../nbs/method/diffid.ipynb #653094f3
 def magnitude(
@@ -73,12 +74,20 @@ class DiffID:
         "DiffID of each image by the logit's ratio."
         return self.ratio[..., 0, :] - self.ratio[..., 1, :]
 
-# %% ../../nbs/method/diffid.ipynb #9c991a11
+# %% ../../nbs/method/diffid.ipynb #diffcrv1
+def _curves(see, x, places, fractions, fill, batch_size):
+    "Yields orders and fractions, by number, and what `see` makes of the images that they leave, several in a pass."
+    size, block = places[0, 0].numel(), max(1, batch_size//len(x))
+    jobs = [(o, q) for o in range(2) for q in range(len(fractions))]
+    for part in (jobs[i:i+block] for i in range(0, len(jobs), block)):
+        z = see(torch.cat([deleted(x, places[o] < int(size*fractions[q]), fill) for o, q in part]))
+        for (o, q), seen in zip(part, z.split(len(x))): yield o, q, seen
+
 def diffid_of_maps(
     model:nn.Module,   # normalised images to logits
     x:Tensor,          # (B, C, H, W) normalised images
-    target:Tensor,     # (B,) true classes
-    saliency:Tensor,   # (K, B, H, W) maps of the same images
+    target,            # (B,) true classes, or one for all
+    saliency,          # (B, H, W) saliency maps, or a list of K such maps of the same images
     unit:str='value',  # of `UNITS`
     fill=None,         # what deleted values become; None: the mean of those that are kept
     protocol:str='corrected', # or 'published', whose sort leaves ties to chance
@@ -86,36 +95,33 @@ def diffid_of_maps(
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass
     fractions:Sequence[float]=FRACTIONS,
 )->DiffID:
-    "DiffID of several maps. Raises `InputError` for maps that do not fit the images or contain NaN, and an unknown unit."
+    "DiffID of maps. Raises `InputError` for maps that do not fit the images or contain NaN, an unknown unit, and as `attribute` does."
     if unit not in UNITS: raise InputError(f'unit is {unit!r}; it must be one of {", ".join(UNITS)}')
-    if saliency.shape[1:] != (len(x), *x.shape[2:]):
-        raise InputError(f'maps of shape {tuple(saliency.shape)} do not fit images of shape {tuple(x.shape)}')
-    if saliency.isnan().any(): raise InputError('a saliency map contains NaN and cannot be ranked')
-    (B, C, H, W), K, Q = x.shape, len(saliency), len(fractions)
-    correct, logits = (torch.empty(K, B, 2, Q, dtype=d, device=x.device) for d in (torch.bool, x.dtype))
-    jobs = [(o, q) for o in range(2) for q in range(Q)]
-    for k in range(K):
-        places = _ranks(saliency[k], unit, C, protocol == 'corrected').view(2, B, -1, H, W)
-        size = places[0, 0].numel()
-        for part in (jobs[i:i + max(1, batch_size//B)] for i in range(0, len(jobs), max(1, batch_size//B))):
-            z = predict(model, torch.cat([deleted(x, places[o] < int(size*fractions[q]), fill) for o, q in part]), batch_size)
-            for (o, q), seen in zip(part, z.split(B)):
-                correct[k, :, o, q], logits[k, :, o, q] = seen.argmax(1) == target, logit(seen, target)
-            tick(len(z))
-    return DiffID(correct, logits, logit(predict(model, x, batch_size), target))
+    x = as_images(x)
+    target, maps = as_target(target, x), as_maps(saliency, x)
+    if maps.isnan().any(): raise InputError('a saliency map contains NaN and cannot be ranked')
+    score, shape = fitting(logit, target), (*maps.shape[:-2], 2, len(fractions))
+    whole = score(predict(model, x, batch_size), target)
+    correct, logits = (torch.empty(shape, dtype=d, device=x.device) for d in (torch.bool, x.dtype))
+    def see(images):
+        z = predict(model, images, batch_size)
+        tick(len(z))
+        return z
+    for m, right, left in zip(*(v.reshape(-1, len(x), *v.shape[-2:]) for v in (maps, correct, logits))):
+        places = _ranks(m, unit, x.shape[1], protocol == 'corrected').view(2, len(x), -1, *x.shape[2:])
+        for o, q, z in _curves(see, x, places, fractions, fill, batch_size):
+            right[:, o, q], left[:, o, q] = z.argmax(1) == target, score(z, target)
+    return DiffID(correct, logits, whole)
 
 # %% ../../nbs/method/diffid.ipynb #a327f98f
 def diffid(
     model:nn.Module,    # normalised images to logits
     x:Tensor,           # (B, C, H, W) normalised images
-    target:Tensor,      # (B,) true classes
-    attribution:Tensor, # (B, C, H, W)
+    target,             # (B,) true classes, or one for all
+    attribution,        # (B, C, H, W)
     unit:str='value',   # or 'pixel'
     signed:bool=False,  # whether the attribution's signs count
     **how,              # `fill`, `protocol`, `batch_size`, `tick` as `diffid_of_maps` has them
 )->DiffID:              # of shape (B, ...)
     "DiffID of an attribution (Yang et al. 2023). Raises `InputError` as `diffid_of_maps`."
-    if attribution.shape != x.shape:
-        raise InputError(f'an attribution of shape {tuple(attribution.shape)} does not fit images of shape {tuple(x.shape)}')
-    found = diffid_of_maps(model, x, target, magnitude(attribution, signed)[None], unit, **how)
-    return DiffID(found.correct[0], found.logits[0], found.whole)
+    return diffid_of_maps(model, x, target, magnitude(as_attribution(attribution, as_images(x)), signed), unit, **how)

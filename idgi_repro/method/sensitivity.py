@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .diffid import FRACTIONS
-from .gradients import in_double, logit, predict
+from .gradients import fitting, in_double, logit, predict
+from .inputs import as_images, as_maps, as_target
 from .paths import noise
 from .references import line_seeds
 
@@ -36,26 +37,29 @@ def _correlation(a, b):
 def sensitivity_n(
     model:nn.Module,   # normalised images to logits
     x:Tensor,          # (B, C, H, W) normalised images
-    target:Tensor,     # (B,) class indices
-    saliency:Tensor,   # (K, B, H, W) maps of the same images
+    target,            # (B,) class indices, or one for all
+    saliency,          # (B, H, W) saliency maps, or a list of K such maps of the same images
     seeds:Sequence[int]|None=None, # one for each image; None: its place in the batch
     draws:int=10,      # sets for each fraction
     fractions:Sequence[float]=FRACTIONS, # q, the probability of a pixel to be removed
     fill:str='uniform', # of `FILLS`
     batch_size:int=64, # images per forward pass
     tick:Callable=lambda n: None, # called with the number of images evaluated after every pass
-)->Tensor:             # (K, B, len(fractions)) in [-1, 1]; NaN where a map, or the logit, does not change
-    "Sensitivity-n of maps (Ancona et al. 2018). Raises `InputError` for maps that do not fit, an unknown fill and fewer than two draws."
+)->Tensor:             # (..., B, len(fractions)) in [-1, 1]; NaN where a map, or the logit, does not change
+    """Sensitivity-n of maps (Ancona et al. 2018). Raises `InputError` for maps or seeds that do not fit, an unknown fill, fewer than two
+    draws, and as `attribute` does."""
     if fill not in FILLS: raise InputError(f'fill is {fill!r}; it must be one of {", ".join(FILLS)}')
     if draws < 2: raise InputError(f'draws is {draws}; a correlation needs at least 2')
-    if saliency.ndim != 4 or saliency.shape[1:] != (len(x), *x.shape[2:]):
-        raise InputError(f'maps of shape {tuple(saliency.shape)} do not fit images of shape {tuple(x.shape)}; they must be (K, B, H, W)')
-    whole, found = logit(predict(model, x, batch_size), target), []
+    x = as_images(x)
+    target, maps, seeds = as_target(target, x), as_maps(saliency, x), range(len(x)) if seeds is None else seeds
+    if len(seeds) != len(x): raise InputError(f'{len(seeds)} seeds were given for {len(x)} images; give one for each')
+    score, found, flat = fitting(logit, target), [], maps.reshape(-1, *x[:, 0].shape)
+    whole = score(predict(model, x, batch_size), target)
     for q in fractions:
-        gone, fills = _sets(range(len(x)) if seeds is None else seeds, q, draws, x, fill)
+        gone, fills = _sets(seeds, q, draws, x, fill)
         z = predict(model, torch.where(gone, fills, x).flatten(0, 1), batch_size)
-        drop = in_double(whole - logit(z, target.repeat(draws)).view(draws, -1))
-        sums = torch.stack([(in_double(m)*gone[:, :, 0]).sum((-2, -1)) for m in saliency], 1)      # (draws, K, B)
+        drop = in_double(whole - score(z, target.repeat(draws)).view(draws, -1))
+        sums = torch.stack([(in_double(m)*gone[:, :, 0]).sum((-2, -1)) for m in flat], 1)      # (draws, K, B)
         found.append(_correlation(sums, drop[:, None].expand_as(sums)))
         tick(len(z))
-    return torch.stack(found, -1)
+    return torch.stack(found, -1).view(*maps.shape[:-2], -1)

@@ -114,14 +114,14 @@ def _diffid(scene):
     s, found = scene.subject, {}
     for unit, more in (('value', ''), ('pixel', '_pixel')):
         how = dict(protocol=s.protocol, batch_size=scene.batch_size, tick=scene.forwards)
-        d = diffid_of_maps(s.net.module, s.x, s.target, scene.maps, unit, **how)
+        d = diffid_of_maps(s.net.module, s.x, s.target, scene.maps.unbind(), unit, **how)
         found |= {f'diffid{more}': d.by_accuracy.mean(-1), f'diffid{more}_logit': d.by_logit.mean(-1)}
         if not more: found |= dict(diffid_curve=d.by_accuracy, diffid_logit_curve=d.by_logit)
     return found
 
 def _sensitive(scene):
     s = scene.subject
-    found = sensitivity_n(s.net.module, s.x, s.target, scene.maps, s.seeds, batch_size=scene.batch_size, tick=scene.forwards)
+    found = sensitivity_n(s.net.module, s.x, s.target, scene.maps.unbind(), s.seeds, batch_size=scene.batch_size, tick=scene.forwards)
     return dict(sensitivity=found.nanmean(-1))
 
 DIFFID, SENSITIVITY = Measurement('diffid', _diffid, forwards=36), Measurement('sensitivity', _sensitive, forwards=30)

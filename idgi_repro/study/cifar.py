@@ -8,6 +8,7 @@ __all__ = ['SETS', 'Tile', 'cifar_folder', 'cifar_images']
 # %% ../../nbs/study/cifar.ipynb #405fdf5b
 from dataclasses import dataclass
 from io import BytesIO
+from numbers import Integral
 from pathlib import Path
 import pickle
 
@@ -47,6 +48,8 @@ def _batch(path):
         raise InputError(f'{path} holds no images of 3072 bytes; unpack the archive again')
     if not isinstance(labels, list) or len(labels) != len(data) or names and len(names) != len(data):
         raise InputError(f'{path} holds {len(data)} images, but not as many labels and names; unpack the archive again')
+    odd = next((v for v in labels if isinstance(v, bool) or not isinstance(v, Integral)), None)
+    if odd is not None: raise InputError(f'{path} has the label {odd!r}, which is no number; unpack the archive again')
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels, names or [f'{path.name}-{i:05d}' for i in range(len(data))]
 
 # %% ../../nbs/study/cifar.ipynb #5c1544fe
@@ -86,7 +89,7 @@ def cifar_images(
     files, (meta, key) = SETS[folder.name][split], SETS[folder.name]['names']
     missing = [n for n in (*files, meta) if not (folder/n).is_file()]
     if missing: raise InputError(f'{folder} lacks {", ".join(missing)}; unpack the archive again')
-    names = [n.decode() if isinstance(n, bytes) else str(n) for n in _unpickled(folder/meta).get(key, [])]
+    names = [n.decode('utf-8', 'replace') if isinstance(n, bytes) else str(n) for n in _unpickled(folder/meta).get(key) or []]
     items = []
     for path in (folder/n for n in files):
         _, labels, called = _batch(path)
