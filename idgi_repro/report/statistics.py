@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Callable
 
 import numpy as np, pandas as pd
+from scipy.sparse import csr_array
 
 from .results import KEY
 
@@ -38,9 +39,9 @@ def mean_size(
 # %% ../../nbs/report/statistics.ipynb #e079ddfc
 def _below(order, first, counts):
     "(points, R): how many images of each draw are among the `first` lowest at each point."
-    among = np.zeros(order.shape[::-1], np.float32)
-    np.put_along_axis(among, order[:first].T, 1, 1)
-    return (among @ counts.astype(np.float32)).astype(counts.dtype)
+    lowest = order[:first].T.ravel()
+    among = csr_array((np.ones_like(lowest, counts.dtype), lowest, first*np.arange(order.shape[1] + 1)), order.shape[::-1])
+    return among @ counts
 
 def _ranks(order, counts):
     "(points, R) each: which image of those in `order` is the lower, and which the upper, of the two in the middle."
@@ -67,20 +68,22 @@ def _medians(curves, counts):
 # %% ../../nbs/report/statistics.ipynb #e079ddfd
 _areas = {}
 
-def _median_areas(curves, counts):
-    "`median_area` of draws."
-    key = *(sha256(np.ascontiguousarray(v)).digest() for v in (curves, counts)), curves.shape
-    if key not in _areas:
-        if len(_areas) >= 5000: _areas.pop(next(iter(_areas)))
-        _areas[key] = np.trapezoid(_medians(curves, counts), dx=1/(curves.shape[1] - 1), axis=0)
-    return _areas[key]
+def _median_area(curves, counts=None):
+    "`median_area` computed."
+    medians = np.median(curves, 0) if counts is None else _medians(curves, counts)
+    return np.trapezoid(medians, dx=1/(curves.shape[1] - 1), axis=0)
 
 def median_area(
     curves,      # (n, points) one per image
     counts=None, # (n, R) how often each image counts in each draw; None: once
 ):               # a number, or (R,)
     "Area under the median curve over images."
-    return np.trapezoid(np.median(curves, 0), dx=1/(curves.shape[1] - 1)) if counts is None else _median_areas(curves, counts)
+    of = [v for v in (curves, counts) if v is not None]
+    key = tuple((v.shape, sha256(np.ascontiguousarray(v)).digest()) for v in of)
+    if key not in _areas:
+        if len(_areas) >= 5000: _areas.pop(next(iter(_areas)))
+        _areas[key] = _median_area(*of)
+    return _areas[key]
 
 # %% ../../nbs/report/statistics.ipynb #55e604fa
 NOT_RUN, NO_MASKS = 'not run', 'no masks' # what a cell without a number says
