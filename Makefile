@@ -15,6 +15,7 @@ STUDY  := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/pro
 
 demo: setup
 	$(STUDY) workflow/config/embedded.yaml
+	$(STUDY) workflow/config/embedded_recalibration.yaml
 
 test: setup
 	$(BIN)/nbdev_test --n_workers 1 --pause 0 --timing
