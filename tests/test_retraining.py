@@ -65,6 +65,7 @@ def test_rows_have_verdicts(tmp_path):
     found = claims(rows, DIFFROAR).frame.set_index('statistic').verdict
     assert (found[found.index.str.startswith('gain')] == 'supported').all()
     assert found['DiffROAR: Random'] != 'supported' and found['DiffROAR: IG-SG'] == 'supported'
+    assert found['accuracy with the better side minus that of whole images: IG-SG'] == 'supported'
     with pytest.raises(InputError, match='both sides'): gather(r, files[:1])
 
 @pytest.mark.parametrize('given, word', [

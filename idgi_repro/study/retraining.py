@@ -207,7 +207,7 @@ def _row(r, key, sides):
     method, percent, seed, network, steps = key
     about = dict(network=network, data=r.data, name=f'seed {seed}, {percent} % kept', label=0, target=0, prob=np.nan, confident=False)
     top, bottom = (sides[s]['accuracy'] for s in SIDES)
-    found = dict(diffroar=top - bottom, top=top, bottom=bottom, before=sides['top']['before'])
+    found = dict(diffroar=top - bottom, top=top, bottom=bottom, leak=max(top, bottom) - sides['top']['before'])
     return about | dict(excluded='', method=method, steps=steps, protocol='corrected') | found
 
 def gather(
