@@ -16,6 +16,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, [
     'method.recalibration': [
         'Mean', 'ValidReferences', 'ValidInterpolations', 'IGUniform', 'IGSG', 'IGSQ', 'ExpectedGradients', 'AGI'],
     'method.diffid': ['diffid'],
+    'method.densities': ['trace_estimate', 'score_matching', 'anti_score_matching', 'gradient_norm'],
+    'method.ascent': ['ascend', 'perturbation'],
+    'method.training': ['fit'],
     'method.rules': ['Rule', 'riemann', 'idgi', 'absolute', 'squares', 'along', 'trapezoid', 'trapezoid_idgi', 'second_order'],
     'method.information': ['information_curves'],
     'method.metrics': ['insertion', 'stability', 'energy_inside', 'pointing', 'patchiness', 'distance'],
