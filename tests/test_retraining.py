@@ -8,6 +8,7 @@ import numpy as np, pandas as pd, pytest, torch, yaml
 from idgi_repro.errors import InputError
 from idgi_repro.method.diffroar import SIDES, kept, value_ranks
 from idgi_repro.method.sanity import layers, randomised
+from idgi_repro.papers.loading import load_paper
 from idgi_repro.papers.recalibration import DIFFROAR, SANITY
 from idgi_repro.report.claims import claims
 from idgi_repro.report.results import read
@@ -33,6 +34,13 @@ def test_graph(tmp_path):
     assert 'DiffROAR' in (tmp_path/'figures'/'index.html').read_text() and (tmp_path/'figures'/'diffroar-corrected.csv').exists()
     again = call('--dry-run')
     assert 'Nothing to be done' in again.stderr + again.stdout
+
+def test_committed_configuration():
+    "What workflow/Retraining takes out of it, what is left, and every method that it names, are valid."
+    asked = yaml.safe_load((REPO/'workflow/config/diffroar.yaml').read_text())
+    seeds, percents, figures = (asked.pop(k) for k in ('seeds', 'percents', 'figures'))
+    r = replace(Retraining(**asked), percent=percents[0], seed=seeds[0])
+    assert load_paper(r.paper) is DIFFROAR and r.n(DIFFROAR) == 30 and figures.startswith('figures/')
 
 def test_killed_retraining_goes_on(tmp_path):
     "Stopped in its second epoch, it ends with the accuracy and the losses of an undisturbed one."

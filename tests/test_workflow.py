@@ -65,7 +65,9 @@ def test_a_dry_run_says_what_it_costs(tmp_path):
     assert not (tmp_path/'results').exists()
 
 
-@pytest.mark.parametrize('file', sorted((REPOSITORY/'workflow/config').glob('*.yaml')), ids=lambda f: f.stem)
+STUDIES = [f for f in sorted((REPOSITORY/'workflow/config').glob('*.yaml')) if f.stem != 'diffroar'] # that one is workflow/Retraining's
+
+@pytest.mark.parametrize('file', STUDIES, ids=lambda f: f.stem)
 def test_committed_configurations_are_valid(file):
     study = configured(read_config(file))
     assert estimate(study, load_paper(study.paper)).gradients.iloc[-1] > 0
