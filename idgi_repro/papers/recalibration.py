@@ -57,18 +57,18 @@ def blur(subject): return BlurPath()
 # %% ../../nbs/papers/recalibration.ipynb #346c7630
 _EXPLAINED = dict(score=logit, show=magnitude)
 
-def _four(name, title, path, colour, marker, squared=False, **more):
+def _four(name, title, path, colour, squared=False, **more):
     "A method as it is, with valid references, with valid interpolations, and as it is with its signs."
-    looks, mean = dict(path=path, colour=colour, marker=marker, **_EXPLAINED, **more), Mean(squared)
-    return (Method(name, title, rule=mean, **looks),
-            Method(f'{name}+vr', f'{title}, valid references', rule=ValidReferences(squared), base=name, **looks),
-            Method(f'{name}+vi', f'{title}, valid interpolations', rule=ValidInterpolations(squared), base=name, **looks),
-            Method(f'{name}+signed', f'{title}, signed', rule=mean, base=name, **looks | dict(show=saliency)))
+    looks, mean = dict(path=path, colour=colour, **_EXPLAINED, **more), Mean(squared)
+    return (Method(name, title, rule=mean, marker='o', **looks),
+            Method(f'{name}+vr', f'{title}, valid references', rule=ValidReferences(squared), base=name, marker='s', **looks),
+            Method(f'{name}+vi', f'{title}, valid interpolations', rule=ValidInterpolations(squared), base=name, marker='^', **looks),
+            Method(f'{name}+signed', f'{title}, signed', rule=mean, base=name, marker='X', **looks | dict(show=saliency)))
 
 FIVE = dict(uniform='IG-Uniform', sg='IG-SG', sq='IG-SQ', eg='EG', agi='AGI')
-_PAPER = (*_four('uniform', 'IG-Uniform', to_noise, '#004488', 'o'), *_four('sg', 'IG-SG', to_noisy, '#BB5566', 's'),
-          *_four('sq', 'IG-SQ', to_noisy, '#DDAA33', '^', squared=True), *_four('eg', 'EG', to_others, '#228833', 'D', train=True),
-          *_four('agi', 'AGI', to_classes, '#66CCEE', 'v'))
+_PAPER = (*_four('uniform', 'IG-Uniform', to_noise, '#004488'), *_four('sg', 'IG-SG', to_noisy, '#BB5566'),
+          *_four('sq', 'IG-SQ', to_noisy, '#DDAA33', squared=True), *_four('eg', 'EG', to_others, '#228833', train=True),
+          *_four('agi', 'AGI', to_classes, '#66CCEE'))
 
 # %% ../../nbs/papers/recalibration.ipynb #53568de1
 class Positive(ValidInterpolations):
@@ -97,13 +97,13 @@ def at_random(subject):
     return noise(line_seeds(subject.seeds, -99), subject.pixels.shape[2:], uniform=True).to(subject.pixels)
 
 # %% ../../nbs/papers/recalibration.ipynb #f38faa18
-_CONTROL = dict(colour='#888888', **_EXPLAINED)
+_CONTROL, _DARK = (dict(colour=c, **_EXPLAINED) for c in ('#888888', '#333333'))
 METHODS = (*_PAPER,
-           Method('ig', 'IG', straight, Mean(), marker='P', **_CONTROL),
-           Method('ig+vr', 'IG, valid references', straight, ValidReferences(), base='ig', marker='P', **_CONTROL),
-           Method('ig+vi', 'IG, valid interpolations', straight, ValidInterpolations(), base='ig', marker='P', **_CONTROL),
-           Method('blurig', 'BlurIG', blur, Mean(), marker='X', **_CONTROL),
-           Method('blurig+vi', 'BlurIG, valid interpolations', blur, ValidInterpolations(), base='blurig', marker='X', **_CONTROL),
+           Method('ig', 'IG', straight, Mean(), **_CONTROL),
+           Method('ig+vr', 'IG, valid references', straight, ValidReferences(), base='ig', marker='s', **_CONTROL),
+           Method('ig+vi', 'IG, valid interpolations', straight, ValidInterpolations(), base='ig', marker='^', **_CONTROL),
+           Method('blurig', 'BlurIG', blur, Mean(), **_DARK),
+           Method('blurig+vi', 'BlurIG, valid interpolations', blur, ValidInterpolations(), base='blurig', marker='^', **_DARK),
            Method('sg+positive', 'IG-SG, positive products', to_noisy, Positive(), base='sg+vi', marker='h', **_CONTROL),
            Method('sg+magnitudes', 'IG-SG, magnitudes', to_noisy, Magnitudes(), base='sg+vi', marker='d', **_CONTROL),
            Method('gradient', 'Gradient', at_image, Steepness(), marker='+', **_CONTROL),

@@ -92,6 +92,8 @@ def legend(
     "One legend below all panels."
     handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
     columns = len(handles) if len(handles) < 4 else -(-len(handles)//2) if len(handles) < 9 else -(-len(handles)//3)
+    wide = .8 + .075*max(map(len, looks), default=0) # inches of an entry, about
+    columns = max(1, min(columns, int(fig.get_figwidth()/wide)))
     fig.legend(handles=handles, loc='outside lower center', ncols=columns, handlelength=3.2)
 
 # %% ../../nbs/report/style.ipynb #fed0171a
