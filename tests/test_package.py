@@ -12,7 +12,8 @@ NAMES = set('''
     attribute saliency PathMethod IntegratedGradients GuidedIG BlurIG IDGI NotFinite probability logit contrast
     sigmoid output predict value_and_gradient prepare
     Path Curve Point StraightPath BlurPath GuidedPath ReferencePath AdversarialPath Mean ValidReferences
-    ValidInterpolations IGUniform IGSG IGSQ ExpectedGradients AGI diffid Rule riemann idgi absolute squares along trapezoid trapezoid_idgi second_order
+    ValidInterpolations IGUniform IGSG IGSQ ExpectedGradients AGI diffid trace_estimate score_matching
+    anti_score_matching gradient_norm ascend perturbation fit Rule riemann idgi absolute squares along trapezoid trapezoid_idgi second_order
     insertion information_curves stability energy_inside pointing patchiness distance load Network Embedded InputError Method Metric Measurement Claim Paper'''.split())
 
 
