@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .gradients import logit, predict, value_and_gradient
+from .metrics import correlation
 from .paths import noise as drawn
 from .references import line_seeds
 
@@ -87,7 +88,5 @@ def neighbour_correlation(
     gradient:Tensor, # (B, C, H, W)
 )->Tensor:           # (B,) in [-1, 1]
     "Pearson's correlation of a gradient's values with those to the right and below, the mean of the two; NaN for a constant one."
-    def between(a, b):
-        a, b = (v.flatten(1) - v.flatten(1).mean(1, keepdim=True) for v in (a, b))
-        return (a*b).sum(1)/(a.square().sum(1)*b.square().sum(1)).sqrt()
+    def between(a, b): return correlation(a.flatten(1), b.flatten(1), 1)
     return (between(gradient[..., 1:], gradient[..., :-1]) + between(gradient[..., 1:, :], gradient[..., :-1, :]))/2

@@ -44,11 +44,20 @@ def trace_estimate(
     return torch.stack([2/sigma**2*(logit(net(x + sigma*e), y) - f) for e in _noise(x, noise)])
 
 # %% ../../nbs/method/densities.ipynb #33940d27
+class _Remembering(nn.Module):
+    "A network that evaluates the same images once."
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.x = net, None
+
+    def forward(self, x):
+        if self.x is None: self.x, self.z = x, self.net(x)
+        return self.z if x is self.x else self.net(x)
+
 def _gradient(net, x, y):
-    "The true class's logits (B,), the images with gradients, and the gradient (B, C, H, W) with its graph."
+    "The images with gradients, and the true class's logit gradient (B, C, H, W) with its graph."
     x = x if x.requires_grad else x.detach().requires_grad_()
-    f = logit(net(x), y)
-    return f, x, torch.autograd.grad(f.sum(), x, create_graph=True)[0]
+    return x, torch.autograd.grad(logit(net(x), y).sum(), x, create_graph=True)[0]
 
 def gradient_norm(
     net:Callable, # images (B, C, H, W) to logits
@@ -56,7 +65,7 @@ def gradient_norm(
     y:Tensor,     # (B,) class indices
 )->Tensor:        # a scalar with its graph
     "Half the squared norm of the true class's logit gradient, the mean over images."
-    return _gradient(net, x, y)[2].square().sum()/(2*len(x))
+    return _gradient(net, x, y)[1].square().sum()/(2*len(x))
 
 # %% ../../nbs/method/densities.ipynb #3e987661
 def score_matching(
@@ -69,11 +78,9 @@ def score_matching(
     control:bool=False, # whether the change along the gradient, which has mean zero, is taken from the estimate
 )->Tensor:           # a scalar with its graph
     "The regulariser of score matching, without its weight. Raises `InputError` and warns as `trace_estimate`."
-    if not sigma > 0: raise InputError(f'sigma is {sigma}; it must be positive')
-    _curved(net)
-    f, x, g = _gradient(net, x, y)
-    draws = _noise(x, noise)
-    h = torch.stack([2/sigma**2*(logit(net(x + sigma*e), y) - f) for e in draws])
+    net, draws = _Remembering(net), _noise(x, noise)
+    x, g = _gradient(net, x, y)
+    h = trace_estimate(net, x, y, draws, sigma)
     if control: h = h - 2/sigma*(g*draws).flatten(2).sum(2)
     h = h.mean(0)
     return h.mean() + g.square().sum()/(2*len(x)) + mu*h.square().mean()
@@ -91,22 +98,12 @@ def anti_score_matching(
     return -trace_estimate(net, x, y, noise, sigma).mean(0).clamp(max=ceiling).mean()
 
 # %% ../../nbs/method/densities.ipynb #ef562ef5
-class _Remembering:
-    "A network that evaluates the same images once."
-    def __init__(self, net): self.net, self.x = net, None
-    def __call__(self, x):
-        if x is not self.x: z = self.net(x)
-        else: return self.z
-        if self.x is None: self.x, self.z = x, z
-        return z
-
 def regularised(
     regulariser:Callable, # (net, x, y) -> a scalar with its graph, such as `score_matching`
     weight:float,         # of it
 )->Callable:              # an objective, as `training.fit` takes
     "Cross-entropy and a weighted regulariser of the same evaluation of the images."
     def objective(net, x, y):
-        if isinstance(net, nn.Module) and regulariser in (score_matching, anti_score_matching): _curved(net)
         x, once = x.detach().requires_grad_(), _Remembering(net)
         return nn.functional.cross_entropy(once(x), y) + weight*regulariser(once, x, y)
     return objective

@@ -14,7 +14,7 @@ from pytorch_msssim import ssim
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .metrics import ranks
+from .metrics import correlation, ranks
 
 # %% ../../nbs/method/sanity.ipynb #333822f0
 def layers(
@@ -45,9 +45,7 @@ def rank_correlation(
     b:Tensor, # (..., H, W) others
 )->Tensor:    # (...) in [-1, 1]
     "Spearman's correlation, with ties in reading order. Raises `InputError` for a map with NaN."
-    a, b = (ranks(v).flatten(-2).double() for v in (a, b))
-    a, b = (v - v.mean(-1, keepdim=True) for v in (a, b))
-    return (a*b).sum(-1)/(a.square().sum(-1)*b.square().sum(-1)).sqrt()
+    return correlation(*(ranks(v).flatten(-2).double() for v in (a, b)), -1)
 
 def _scaled(maps):
     "From 0 to 1; a constant map is 0."

@@ -15,6 +15,7 @@ from ..errors import InputError
 from .diffid import FRACTIONS
 from .gradients import fitting, in_double, logit, predict
 from .inputs import as_images, as_maps, as_target
+from .metrics import correlation
 from .paths import noise
 from .references import line_seeds
 
@@ -29,11 +30,6 @@ def _sets(seeds, q, draws, x, fill):
     return gone, noise(line_seeds(own, 1), (draws, *x.shape[1:]), uniform=True).movedim(1, 0).to(x)
 
 # %% ../../nbs/method/sensitivity.ipynb #702aaade
-def _correlation(a, b):
-    "Pearson's, over the first dimension; NaN where one of them is constant."
-    a, b = a - a.mean(0), b - b.mean(0)
-    return (a*b).sum(0)/(a.square().sum(0)*b.square().sum(0)).sqrt()
-
 def sensitivity_n(
     model:nn.Module,   # normalised images to logits
     x:Tensor,          # (B, C, H, W) normalised images
@@ -60,6 +56,6 @@ def sensitivity_n(
         z = predict(model, torch.where(gone, fills, x).flatten(0, 1), batch_size)
         drop = in_double(whole - score(z, target.repeat(draws)).view(draws, -1))
         sums = torch.stack([(in_double(m)*gone[:, :, 0]).sum((-2, -1)) for m in flat], 1)      # (draws, K, B)
-        found.append(_correlation(sums, drop[:, None].expand_as(sums)))
+        found.append(correlation(sums, drop[:, None].expand_as(sums), 0))
         tick(len(z))
     return torch.stack(found, -1).view(*maps.shape[:-2], -1)

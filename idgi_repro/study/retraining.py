@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATE', 'MOMENTUM', 'DECAY', 'Retraining', 'material', 'trained', 'learned_from', 'order_file', 'order', 'retrain',
-           'gather']
+           'write_rows', 'gather']
 
 # %% ../../nbs/study/retraining.ipynb #f5cf1983
 from copy import deepcopy
@@ -20,18 +20,18 @@ from torch import nn
 
 from .. import __version__
 from ..errors import InputError
-from ..files import results_folder, slug, whole
+from ..files import slug, whole
 from ..method.diffroar import SIDES, kept, value_ranks
 from ..method.gradients import prepare
 from ..method.training import accuracy, cross_entropy, fit, shuffled
 from ..records import Paper
 from .builders import preact_resnet18
 from .identity import code_digest
-from .images import Images, load_batch
+from .images import load_batch
 from .imagenet import open_images
 from .models import Network
 from .parameters import Parameters, option
-from .scene import Subject, families, gradients_of, maps_of_family, seed_of
+from .scene import Subject, families, maps_of_family, seed_of
 from .shard import makers, write
 
 # %% ../../nbs/study/retraining.ipynb #f6e26b46
@@ -88,7 +88,7 @@ RATE, MOMENTUM, DECAY = .01, .9, 5e-4 # of the trainings after the first, which 
 
 def _key(r, m, *things, leave=()):
     "A hash of what determines a result: parameters, images, code, libraries."
-    asked = {f.name: getattr(r, f.name) for f in fields(r) if f.name not in ('out', 'device', 'threads', 'batch_size', 'keep_maps', *leave)}
+    asked = {f.name: getattr(r, f.name) for f in fields(r) if f.metadata['shapes'] and f.name not in leave}
     return hashlib.sha256(json.dumps([asked, m.digest, code_digest(*things), makers()]).encode()).hexdigest()[:12]
 
 def _sgd(module, rate): return torch.optim.SGD(module.parameters(), rate, MOMENTUM, weight_decay=DECAY, nesterov=True)
@@ -104,7 +104,6 @@ def trained(
     with torch.random.fork_rng():
         torch.manual_seed(r.seed)
         module = preact_resnet18(m.classes, r.width).to(r.device)
-    net = lambda: Network(f'preact_resnet18-{r.width}', module, m.mean, m.std, resize=r.size, crop=r.size, device=r.device)
     key = _key(r, m, trained, leave=_LATER)
     file, folder = (Path(r.out)/f'{what}-{r.seed}-{key}' for what in ('network', 'training'))
     file = file.with_suffix('.safetensors')
@@ -115,7 +114,7 @@ def trained(
         with whole(file) as part: save_file(module.state_dict(), part)
         shutil.rmtree(folder, ignore_errors=True)
     module.load_state_dict(load_file(file))
-    return net()
+    return Network(f'preact_resnet18-{r.width}', module, m.mean, m.std, resize=r.size, crop=r.size, device=r.device)
 
 def learned_from(
     r:Retraining,
@@ -185,7 +184,7 @@ def retrain(
     tick:Callable=lambda n: None, # called with the number of images of every batch
 )->Path:               # JSON: method, side, percent, seed, accuracy; `before`, the network's accuracy on whole test images
     "Trains on, from the network that saw whole images, with a share of each image's values. Raises `InputError` as `kept` does."
-    places_file = order_file(r, m, _attributing(paper), method)
+    places_file = order_file(r, m, paper, method)
     file = Path(r.out)/f'retrained-{slug(method)}-{side}-{r.percent:02d}-{r.seed}-{_key(r, m, retrain, leave=("methods", "metrics"))}.json'
     if file.exists(): return file
     if not places_file.exists(): order(replace(r, methods=(method,)), m, paper)
@@ -210,6 +209,18 @@ def _row(r, key, sides):
     found = dict(diffroar=top - bottom, top=top, bottom=bottom, leak=max(top, bottom) - sides['top']['before'])
     return about | dict(excluded='', method=method, steps=steps, protocol='corrected') | found
 
+def write_rows(
+    r:Retraining, # what the rows are of
+    rows:list,    # dicts, with the columns of a study's
+    name:str,     # of the file
+    code,         # the function that they come from
+)->Path:
+    "Writes rows in a subfolder, as a study's."
+    shard = asdict(r) | dict(network=rows[0]['network'], protocol='corrected', start=0, stop=len(rows))
+    manifest = dict(shard=shard, version=__version__, code=code_digest(code), **makers())
+    write(rows, manifest, file := Path(r.out)/'rows'/f'{name}-corrected.parquet')
+    return file
+
 def gather(
     r:Retraining, # in whose folder the rows go
     files,        # from `retrain`
@@ -220,7 +231,4 @@ def gather(
         found.setdefault((v['method'], v['percent'], v['seed'], v['network'], v['steps']), {})[v['side']] = v
     rows = [_row(r, key, sides) for key, sides in found.items() if {*sides} == {*SIDES}]
     if not rows: raise InputError(f'no method was retrained on both sides in {r.out}; run more of them')
-    shard = asdict(r) | dict(network=rows[0]['network'], protocol='corrected', start=0, stop=len(rows))
-    manifest = dict(shard=shard, version=__version__, code=code_digest(retrain), **makers())
-    write(rows, manifest, file := Path(r.out)/'rows'/f'{slug(rows[0]["network"])}-corrected.parquet')
-    return file
+    return write_rows(r, rows, slug(rows[0]['network']), retrain)

@@ -249,7 +249,7 @@ class Scene:
     def places(self)->Tensor: return ranks(self.maps) # (K, B, H, W)
     @property
     def why(self)->list:
-        "Why an image lacks values, B texts: what left it out, and whether of a map of it little, or no share in the object, can be measured."
+        "Why an image lacks values, B texts: what left it out, and whether little of a map, or no share in the object, can be measured."
         low, high = self.maps.amin((2, 3)), self.maps.amax((2, 3))
         known = torch.tensor([m is not None for m in self.seen.mask], device=low.device)
         lacks = {CONSTANT: low == high, NEGATIVE: (low < high) & (high <= 0) & known}
