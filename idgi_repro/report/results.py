@@ -12,7 +12,6 @@ from pathlib import Path
 import json, re, warnings
 
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
-from pyarrow import dataset
 
 from ..errors import InputError
 
@@ -24,36 +23,36 @@ OLD = 'columns rule and grid'                                           # why re
 _wrong = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)  # what a file that is no shard raises
 _why = lambda e: f'{type(e).__name__}: {" ".join(str(e).split())}'
 
-def _footer(
+def _shard(
     file:Path, # a shard's Parquet file
-)->tuple|str:  # schema, number of rows and manifest; or why there are none
-    "What stands at the end of a shard's file."
+)->tuple|str:  # its rows and its manifest; or why there are none
+    "What a shard's file holds."
     try:
-        with pq.ParquetFile(file) as f: schema, n = f.schema_arrow, f.metadata.num_rows
-        if {'rule', 'grid'} <= {*schema.names}: return OLD
-        manifest = json.loads((schema.metadata or {})[b'idgi_repro'])
-        if missing := sorted({*KEY} - {*schema.names}): raise KeyError(f'no column {", ".join(missing)}')
+        with pq.ParquetFile(file, page_checksum_verification=True) as f: rows = f.read(use_threads=False)
+        if {'rule', 'grid'} <= {*rows.column_names}: return OLD
+        manifest = json.loads((rows.schema.metadata or {})[b'idgi_repro'])
+        if missing := sorted({*KEY} - {*rows.column_names}): raise KeyError(f'no column {", ".join(missing)}')
         manifest['shard']['data'], manifest['shard']['protocol']
     except _wrong as e: return _why(e)
-    return schema.remove_metadata(), n, manifest
+    return rows.replace_schema_metadata(), manifest
 
 # %% ../../nbs/report/results.ipynb #6d9ca7e3
-def _schema(
-    schemas, # of the shards
-):           # one with all columns
-    "The columns of all shards, texts in one type."
-    whole = pa.unify_schemas([*dict.fromkeys(schemas)], promote_options='permissive')
-    return pa.schema([f.with_type(pa.large_string()) if pa.types.is_string(f.type) else f for f in whole])
+def _joined(
+    tables, # of shards
+)->pa.Table: # one with all columns
+    "The rows of shards, texts in one type, each column in one piece."
+    whole = pa.concat_tables(tables, promote_options='permissive')
+    texts = {f.name: pa.large_string() for f in whole.schema if pa.types.is_string(f.type)}
+    return whole.cast(pa.schema([f.with_type(texts.get(f.name, f.type)) for f in whole.schema])).combine_chunks()
 
 # %% ../../nbs/report/results.ipynb #b5207658
-def _scan(
-    files,  # shards' Parquet files
-    schema, # of all
-)->pd.DataFrame: # in the order of the files
-    "One pass over the shards."
-    files, checked = [*map(str, files)], dataset.ParquetFragmentScanOptions(pre_buffer=False, page_checksum_verification=True)
-    some = lambda i: dataset.dataset(files[i:i + 256], schema, format='parquet').to_table(fragment_scan_options=checked).combine_chunks()
-    return pd.concat([some(i).to_pandas() for i in range(0, len(files), 256)], ignore_index=True)
+def _frame(
+    tables, # from `_joined`
+)->pd.DataFrame: # their rows, one after the other
+    "Tables as one frame."
+    none = pa.unify_schemas([t.schema for t in tables], promote_options='permissive').empty_table()
+    alike = (t if t.schema == none.schema else _joined([none, t]) for t in tables)
+    return pd.concat([t.to_pandas() for t in alike], ignore_index=True)
 
 # %% ../../nbs/report/results.ipynb #b41caa2c
 def result_files(
@@ -62,26 +61,18 @@ def result_files(
     "The shards' files in a folder and its subfolders, without selections, maps and what is still being written."
     return sorted(p for p in folder.rglob('*.parquet') if not p.name.startswith(('.', 'select-', 'maps-')))
 
-def _damaged(file):
-    "Why a file cannot be read, which its end did not tell; or nothing."
-    try:
-        with pq.ParquetFile(file) as f: _scan([file], f.schema_arrow.remove_metadata())
-    except _wrong as e: return _why(e)
-
 # %% ../../nbs/report/results.ipynb #b41caa2d
 def _read(files):
     "All rows, in the order of the files; the manifests, each with its number of rows as `n`; and why the others cannot be read, by file."
-    with ThreadPoolExecutor() as pool: found = dict(zip(files, pool.map(_footer, files)))
-    bad = {f: v for f, v in found.items() if isinstance(v, str)}
-    good = {f: v for f, v in found.items() if f not in bad and v[1]}
-    if not good: return None, {}, bad
-    try: rows = _scan(good, _schema(s for s, *_ in good.values()))
-    except _wrong:                     # which of them it was, only reading each of them tells
-        more = {f: why for f in good if (why := _damaged(f))}
-        if not more: raise
-        rows, good, less = _read([f for f in good if f not in more])
-        return rows, good, bad | more | less
-    return rows, {f: dict(m, n=n) for f, (_, n, m) in good.items()}, bad
+    tables, manifests, bad = [], {}, {}
+    with ThreadPoolExecutor() as pool:
+        for some in (files[i:i + 256] for i in range(0, len(files), 256)):
+            found = dict(zip(some, pool.map(_shard, some)))
+            bad |= {f: v for f, v in found.items() if isinstance(v, str)}
+            good = {f: v for f, v in found.items() if f not in bad and len(v[0])}
+            manifests |= {f: dict(m, n=len(t)) for f, (t, m) in good.items()}
+            if good: tables.append(_joined([t for t, _ in good.values()]))
+    return _frame(tables) if tables else None, manifests, bad
 
 # %% ../../nbs/report/results.ipynb #c09d217a
 _AGAIN = 'run the study again, which computes only what is missing'

@@ -14,9 +14,6 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from torch import nn
-from torchvision.models import DenseNet, MobileNetV2, ResNet, VGG
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.vgg import make_layers
 
 # %% ../../nbs/study/embedded.ipynb #60dacb80
 SHAPES = ['disc', 'square', 'triangle', 'star', 'ring', 'cross', 'crescent', 'heart', 'arrow', 'hourglass']
@@ -24,6 +21,7 @@ SHAPES = ['disc', 'square', 'triangle', 'star', 'ring', 'cross', 'crescent', 'he
 # %% ../../nbs/study/embedded.ipynb #d7a44f1c
 def mini_mobilenet():
     "MobileNetV2 of half width and five blocks, untrained."
+    from torchvision.models import MobileNetV2 # importing torchvision takes seconds, so only where it is used
     blocks = [[1, 32, 1, 2], [2, 48, 1, 2], [3, 64, 1, 1], [3, 96, 1, 2], [3, 128, 1, 1]]
     return MobileNetV2(len(SHAPES), width_mult=.5, inverted_residual_setting=blocks, dropout=0.)
 
@@ -32,6 +30,7 @@ def mini_resnet(
     widths=(16, 24, 40, 64), # channels of the four stages
 ):
     "ResNet with one basic block a stage, untrained."
+    from torchvision.models.resnet import BasicBlock, ResNet
     net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=len(SHAPES))
     net.inplanes = widths[0]
     net.conv1, net.bn1 = nn.Conv2d(3, widths[0], 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(widths[0])
@@ -42,6 +41,7 @@ def mini_resnet(
 # %% ../../nbs/study/embedded.ipynb #9b2daf54
 def mini_vgg():
     "VGG with batch norm, five convolutions and a linear classifier, untrained."
+    from torchvision.models.vgg import VGG, make_layers
     with torch.device('meta'): net = VGG(nn.Identity(), init_weights=False)
     net.features = make_layers([16, 'M', 24, 'M', 48, 'M', 64, 64, 'M'], batch_norm=True)
     net.features[0] = nn.Conv2d(3, 16, 3, stride=2, padding=1)
@@ -51,6 +51,7 @@ def mini_vgg():
 # %% ../../nbs/study/embedded.ipynb #18223da9
 def mini_densenet():
     "DenseNet of growth rate 12 and eleven dense layers, untrained."
+    from torchvision.models import DenseNet
     return DenseNet(growth_rate=12, block_config=(2, 3, 3, 3), num_init_features=16, bn_size=2, num_classes=len(SHAPES))
 
 # %% ../../nbs/study/embedded.ipynb #0c1930b8

@@ -13,13 +13,12 @@ import csv, os, re, tarfile
 
 import numpy as np
 from scipy.io import loadmat
-from torchvision.datasets.imagenet import ARCHIVE_META
 
 from ..errors import InputError
 from ..files import remembered
 from .cifar import cifar_folder, cifar_images
 from .images import Embedded, Images, Photo, SUFFIXES, UnreadableImage, _text, class_indices, class_order, named_apart
-from .packed import CLASSES, MAX_BYTES, hidden, parquet_images, tar_headers, tar_images
+from .packed import CLASSES, MAX_BYTES, archive, hidden, parquet_images, tar_headers, tar_images
 
 # %% ../../nbs/study/imagenet.ipynb #9816dd28
 def _is_folder(path, entry):
@@ -166,7 +165,7 @@ def _devkit_archive(path):
                 if len(found) == 2 or m.offset > MAX_BYTES: break
     except Exception as e:
         raise InputError(f'{path} cannot be read ({type(e).__name__}: {e}); '
-                         f'copy or download it again, its MD5 sum is {ARCHIVE_META["devkit"][1]}') from e
+                         f'copy or download it again, its MD5 sum is {archive("devkit")[1]}') from e
     return found
 
 # %% ../../nbs/study/imagenet.ipynb #af16cd32
@@ -273,7 +272,7 @@ SPLITS = {'test': ('val', 'test'), 'train': ('train',)} # how the Parquet files 
 
 def _packages(root, split='test'):
     "The tar, or the Parquet files, of a folder without image files."
-    tars = [t for t in (_beside(root, ARCHIVE_META['val'][0]),) if t] or _files(root, '.tar')
+    tars = [t for t in (_beside(root, archive('val')[0]),) if t] or _files(root, '.tar')
     if len(tars) > 1:
         some = ', '.join(t.name for t in tars[:3]) + ' …'*(len(tars) > 3)
         raise InputError(f'{root} holds {len(tars)} tars, {some}; name the one to read')
@@ -333,7 +332,7 @@ def _found(spec, split):
         raise InputError(f'{spec!r} holds no images of its own; its pictures lie deeper, such as {images.left_out[0][0]}: '
                          'give the folder in which they, or their class folders, lie')
     raise InputError(f'{spec!r} holds no images; looked for {" ".join(SUFFIXES)} in it and in its class folders, '
-                     f'for {ARCHIVE_META["val"][0]}, and for Parquet files in it and its data/')
+                     f'for {archive("val")[0]}, and for Parquet files in it and its data/')
 
 # %% ../../nbs/study/imagenet.ipynb #3716d945
 def open_images(

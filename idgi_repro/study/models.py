@@ -14,9 +14,8 @@ from pickle import UnpicklingError
 from unittest.mock import patch
 import hashlib, inspect, math, os, pickle, sys
 
-import torch, torchvision
+import torch
 from torch import Tensor, nn
-from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from ..errors import InputError
 from ..method.gradients import _logits, _out_of_memory, _switch, ends_in_softmax, predict
@@ -29,11 +28,13 @@ class _Sizes:
     "Resizing and cropping, for what has `resize` and `crop`."
     def pixels(self, image)->Tensor:
         "The PIL image as (3, crop, crop) float32 in [0, 1], up to rounding."
+        from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor # importing it takes seconds, so only where it is used
         prepare = Compose([ToTensor(), Resize(self.resize, antialias=True), CenterCrop(self.crop)])
         return prepare(image.convert('RGB'))
 
     def crop_mask(self, mask)->Tensor:
         "A mask of the image's own size, bool (H, W), as the network's crop shows it: bool (crop, crop)."
+        from torchvision.transforms import CenterCrop, Compose, Resize
         prepare = Compose([Resize(self.resize, antialias=True), CenterCrop(self.crop)])
         return prepare(torch.as_tensor(mask)[None].float())[0] >= .5
 
@@ -171,10 +172,11 @@ _TENSORS_ALONE = dict(TORCH_FORCE_WEIGHTS_ONLY_LOAD='1', TORCH_FORCE_NO_WEIGHTS_
 
 def _pretrained(name, weights):
     "torchvision's network `name` with its pretrained `weights`, or an `InputError` that says what to do."
+    from torchvision.models import get_model
     file = Path(torch.hub.get_dir())/'checkpoints'/Path(weights.url).name
     fetch = f'fetch {weights.url} on another machine'
     try:
-        with patch.dict(os.environ, _TENSORS_ALONE): return torchvision.models.get_model(name, weights=weights)
+        with patch.dict(os.environ, _TENSORS_ALONE): return get_model(name, weights=weights)
     except (OSError, HTTPException) as e:
         raise InputError(f'the weights of {name} cannot be downloaded ({e}); {fetch} and place it as {file}') from e
     except Exception as e:
@@ -185,7 +187,8 @@ def _pretrained(name, weights):
 # %% ../../nbs/study/models.ipynb #c9ba63a4
 def _imagenet(name, version):
     "The paper's network `name`, with the weights `version` or those of the paper."
-    known = {w.name: w for w in torchvision.models.get_model_weights(name) if w.meta['categories']} # without those of a headless VGG
+    from torchvision.models import get_model_weights
+    known = {w.name: w for w in get_model_weights(name) if w.meta['categories']} # without those of a headless VGG
     if version and version not in known: raise InputError(f'{name} has no weights {version!r}; torchvision has {", ".join(known)}')
     usual, resize, crop = IMAGENET[name]
     weights = known[version or usual]
@@ -224,8 +227,10 @@ def _says(module):
 
 def _usual(where, function):
     "The sizes that torchvision has for a network of its own, as arguments of `Network`."
-    if where.split('.')[0] != 'torchvision' or function not in torchvision.models.list_models(): return {}
-    t = torchvision.models.get_model_weights(function).DEFAULT.transforms()
+    if where.split('.')[0] != 'torchvision': return {}
+    from torchvision.models import get_model_weights, list_models
+    if function not in list_models(): return {}
+    t = get_model_weights(function).DEFAULT.transforms()
     return dict(crop=t.crop_size[0], resize=t.resize_size[0]) if hasattr(t, 'crop_size') else {}
 
 # %% ../../nbs/study/models.ipynb #e8447ad3
