@@ -1,4 +1,4 @@
-"""python benchmarks/bench.py [--quick] [--rounds N] [--device cuda] [--out figures/benchmarks] [--sizes]
+"""python benchmarks/bench.py [--quick] [--rounds N] [--device cuda] [--out figures/benchmarks] [--only floors|sizes]
 
 Speed and memory, side by side: each method against its own floor (the bare gradient calls of the prepared network), against Captum and
 PAIR's `saliency`, the metrics against bare forwards, Pillow and pytorch-msssim, a whole image of a study, and how time and memory scale.
@@ -320,7 +320,7 @@ def main():
     p.add_argument('--out', default='figures/benchmarks', help='folder for the table, the figure and the numbers')
     p.add_argument('--points', type=int, default=32, help='points per pass (default: %(default)s)')
     p.add_argument('--rounds', type=int, default=5, help='turns after the one to warm up (default: %(default)s)')
-    p.add_argument('--sizes', action='store_true', help='only time and memory by size anew; the rest is kept as --out has it')
+    p.add_argument('--only', choices=('floors', 'sizes'), help='only walks over their floors, or time and memory by size; the rest is kept')
     p.add_argument('--one', nargs=3, type=int, help=argparse.SUPPRESS)
     p.add_argument('--other', nargs=2, type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -329,17 +329,22 @@ def main():
     rounds, n, B = (1, 16, 2) if a.quick else (a.rounds, 32, 8)
     out, name = Path(a.out), 'cuda' if a.device == 'cuda' else 'cpu'
     out.mkdir(parents=True, exist_ok=True)
-    if a.sizes:
+    kept = {}
+    if a.only:
         if not (out/f'{name}.json').exists():
-            p.error(f'{out} holds no {name}.json whose other sections could be kept; leave out --sizes')
-        lines = json.loads((out/f'{name}.json').read_text())['table']
-    else:
+            p.error(f'{out} holds no {name}.json whose other sections could be kept; leave out --only')
+        kept = json.loads((out/f'{name}.json').read_text())
+    lines = kept.get('table')
+    if a.only != 'sizes':
         net = network(a.device)
         items, pixels = photographs(net, B, a.device)
         s, how = seen(net, pixels), (a.points, a.device)
-        lines = [*floors(s, 2*rounds-1, n, *how), *several(s, 2*rounds-1, *how), *peers(s, max(1, rounds-2), n//2, *how),
-                 *scoring(s[:2], rounds, *how), *whole(s[:2], items[:2], 1, (2, 4) if a.quick else PAPER.steps, *how)]
-    table, scales, on = pd.DataFrame(lines), pd.DataFrame(scale(a.device, a.quick, a.points)), machine(a.device)
+        lines = [*floors(s, 2*rounds-1, n, *how), *several(s, 2*rounds-1, *how)]
+        if a.only: lines += kept['table'][len(lines):]
+        else: lines += [*peers(s, max(1, rounds-2), n//2, *how), *scoring(s[:2], rounds, *how),
+                        *whole(s[:2], items[:2], 1, (2, 4) if a.quick else PAPER.steps, *how)]
+    scales = kept['scales'] if a.only == 'floors' else scale(a.device, a.quick, a.points)
+    table, scales, on = pd.DataFrame(lines), pd.DataFrame(scales), machine(a.device)
     text = report(table, scales, on, rounds, a.points)
     (out/f'{name}.md').write_text(text)
     (out/f'{name}.json').write_text(json.dumps(dict(machine=on, table=lines, scales=scales.to_dict('records')), indent=1) + '\n')
