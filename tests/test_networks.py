@@ -88,6 +88,9 @@ def export(net, x=None):
     n = torch.export.Dim('n', min=1, max=64)
     return torch.export.export(net, (torch.rand(4, 3, 8, 8),), dynamic_shapes=({0: n},)).module()
 
+@pytest.fixture(scope='module', autouse=True)
+def compiler(): export(single()) # the first export loads PyTorch's compiler, which is no test's time
+
 class Bare(nn.Module):
     "No parameters at all."
     def forward(self, x): return x.mean((2, 3))*torch.arange(1., 4., dtype=x.dtype)
