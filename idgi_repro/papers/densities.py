@@ -112,5 +112,5 @@ CLAIMS = (
     *(Claim(TEST, f'beside random order: {m.title}', plain, ('beside_random',), (m.name,), main=False, **_ONE) for m in METHODS))
 
 # %% ../../nbs/papers/densities.ipynb #dens0015
-PAPER = Paper('densities', 'Gradients as implicit densities', METHODS, METRICS, CLAIMS, steps=(1,), protocols=('corrected',),
+PAPER = Paper('densities', 'Gradients as implicit densities', METHODS, METRICS, CLAIMS, steps=(1,), protocols=('corrected',), graph='Fitting',
               address='https://arxiv.org/abs/2006.09128')

@@ -210,4 +210,4 @@ _roar += [Claim(MEANS, f'DiffROAR: {m.title}', plain, ('diffroar',), (m.name,), 
 _roar += [Claim(LEAKS, f'accuracy with the better side minus that of whole images: {m.title}', plain, ('leak',), (m.name,), above=False,
                 protocols=('corrected',), main=False) for m in LEARNED]
 DIFFROAR = replace(PAPER, name='recalibration-diffroar', title='Re-calibrated attributions: DiffROAR', methods=LEARNED, metrics=ACCURACIES,
-                   claims=tuple(_roar), protocols=('corrected',))
+                   claims=tuple(_roar), protocols=('corrected',), graph='Retraining')

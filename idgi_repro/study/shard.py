@@ -49,6 +49,9 @@ class Shard(Parameters):
 
     def of(self, paper:Paper)->'Shard':
         "The shard with all that was left to the paper filled in. Raises `InputError` for what the paper does not have."
+        if paper.graph:
+            raise InputError(f'the paper {paper.name!r} trains networks, and no study of maps makes its rows; '
+                             f'run snakemake --snakefile workflow/{paper.graph}')
         methods, metrics = self.methods or [m.name for m in paper.methods], self.metrics or [m.name for m in paper.metrics]
         for name in methods: paper.method(name)
         for name in metrics: paper.metric(name)
