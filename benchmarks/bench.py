@@ -227,10 +227,15 @@ def whole(s, items, rounds, steps, batch, device):
     yield row('a whole image', 'of which maps', times['maps'], times['gradients'], None, len(items))
 
 
+STATUS = Path('/proc/self/status')
+
+def status(what):
+    "What Linux says of this process's memory, in MiB."
+    return next(int(l.split()[1]) for l in STATUS.read_text().splitlines() if l.startswith(what))/1024
+
 def high_water():
     "Largest resident memory of this process so far, in MiB."
-    status = Path('/proc/self/status')              # Linux hands `ru_maxrss` down from the parent, so it is asked for otherwise there
-    if status.exists(): return next(int(l.split()[1]) for l in status.read_text().splitlines() if l.startswith('VmHWM'))/1024
+    if STATUS.exists(): return status('VmHWM')      # Linux hands `ru_maxrss` down from the parent, so it is asked for otherwise there
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 1024)
 

@@ -5,7 +5,7 @@ The results are made up (tests/simulate.py), with the columns of real ones: ten 
 import argparse, multiprocessing, os, sys, tempfile, threading, time
 from pathlib import Path
 
-from bench import high_water, processor
+from bench import high_water, processor, status
 from idgi_repro.papers.idgi import PAPER
 from idgi_repro.report import page as R
 from idgi_repro.report.results import result_files
@@ -24,7 +24,7 @@ def write(folder, rows, shards):
 
 def now():
     "The memory of this process, in GiB."
-    return next(int(l.split()[1]) for l in Path('/proc/self/status').read_text().splitlines() if l.startswith('VmRSS'))/2**20
+    return status('VmRSS')/1024
 
 def private():
     "The memory of the processes that this one has forked, in GiB, without what they share with it."

@@ -19,7 +19,7 @@ from ..method.paths import noise
 from ..method.references import line_seeds
 from ..method.training import accuracy, cross_entropy
 from ..records import Claim, Measurement, Method, Metric, Paper
-from ..report.claims import gain, plain
+from ..report.claims import gain, plain, statistic_of
 
 # %% ../../nbs/papers/densities.ipynb #dens0007
 def _objective(name, title, regulariser, weight, colour, marker):
@@ -48,11 +48,14 @@ def _trace(t):
     "The mean over images, less what is known of the noise."
     x, y, g, seeds = (v[:TRACED] for v in (t.x, t.y, t.gradient, t.seeds))
     each = lambda e: trace_estimate(t.net.module, x, y, e[None])[0] - 2/.01*(g*e).flatten(1).sum(1)
-    with torch.no_grad(): return dict(trace=torch.stack([each(noise(line_seeds(seeds, d), x.shape[1:]).to(x)) for d in range(DRAWS)]).mean().item())
+    with torch.no_grad(): found = [each(noise(line_seeds(seeds, d), x.shape[1:]).to(x)) for d in range(DRAWS)]
+    return dict(trace=torch.stack(found).mean().item())
+
+def _ratio(sigma): return f'ratio_{sigma:g}'.replace('.', '_')
 
 def _ratios(t):
     found = log_ratios(t.net.module, t.x, t.y, SIGMAS, t.seeds)
-    return {f'ratio_{s:g}'.replace('.', '_'): v for s, v in zip(SIGMAS, found.mean(1).tolist())}
+    return {_ratio(s): v for s, v in zip(SIGMAS, found.mean(1).tolist())}
 
 def _perturbed(t):
     random = noise(line_seeds(t.seeds, -3), t.x.shape[1:]).to(t.x)
@@ -60,23 +63,23 @@ def _perturbed(t):
     return dict(perturbed=own, beside_random=own - blind)
 
 def _sampled(t):
-    y = t.y[:t.f.samples]
-    test = lambda noise: gan_test(t.net.module, t.judge.module, y, t.f.size, t.f.climb, t.seeds[:len(y)], noise=noise).double().mean().item()
+    y, nets = t.y[:t.f.samples], (t.net.module, t.judge.module)
+    test = lambda noise: gan_test(*nets, y, t.f.size, t.f.climb, t.seeds[:len(y)], noise=noise).double().mean().item()
     return dict(gan=test(0.), gan_langevin=test(LANGEVIN))
 
 # %% ../../nbs/papers/densities.ipynb #dens0011
-_of = lambda name, function: Measurement(name, function)
-GRADIENTS, RATIOS, PERTURBED, SAMPLED = (_of(*v) for v in (('gradients', _gradients), ('ratios', _ratios), ('perturbed', _perturbed), ('sampled', _sampled)))
+GRADIENTS, RATIOS = Measurement('gradients', _gradients), Measurement('ratios', _ratios)
+PERTURBED, SAMPLED = Measurement('perturbed', _perturbed), Measurement('sampled', _sampled)
 _SEED = 'A seed in the place of an image.'
 METRICS = (
-    Metric('accuracy', 'Accuracy', 'share of test images', _of('right', _right), note=_SEED),
+    Metric('accuracy', 'Accuracy', 'share of test images', Measurement('right', _right), note=_SEED),
     Metric('smooth', 'Correlation of neighbours', "Pearson's, of the logit's gradient", GRADIENTS, note=_SEED),
     Metric('gan', 'GAN-test', 'share of samples that the judge knows', SAMPLED, note=_SEED),
     Metric('perturbed', 'Pixel perturbation', 'share still right, mean over 25 shares', PERTURBED, note=_SEED),
     Metric('beside_random', 'Pixel perturbation beside random order', 'difference of shares', PERTURBED, note=_SEED),
     Metric('size', 'Size of the gradient', 'log10 of the mean squared norm', GRADIENTS, higher=None, note=_SEED),
-    Metric('trace', 'Trace of the Hessian', 'mean over images', _of('trace', _trace), higher=None, note=_SEED),
-    *(Metric(f'ratio_{s:g}'.replace('.', '_'), f'Noise of {s:g} beside the image', 'mean logarithm of the ratio', RATIOS, higher=False, note=_SEED)
+    Metric('trace', 'Trace of the Hessian', 'mean over images', Measurement('trace', _trace), higher=None, note=_SEED),
+    *(Metric(_ratio(s), f'Noise of {s:g} beside the image', 'mean logarithm of the ratio', RATIOS, higher=False, note=_SEED)
       for s in SIGMAS),
     Metric('gan_langevin', 'GAN-test with Langevin noise', 'share of samples that the judge knows', SAMPLED, note=_SEED))
 
@@ -94,7 +97,6 @@ _ONE = dict(protocols=('corrected',))
 def against(other):
     "The measure of a claim that one method lies above `other`."
     def minus(s, metric, network, method):
-        from idgi_repro.report.claims import statistic_of
         scores = [s.scores(metric, network, m, s.last) for m in (other, method)]
         return s.draw(lambda a, b: b - a, statistic_of(s.paper.metric(metric)), *scores)
     return minus
@@ -108,9 +110,9 @@ CLAIMS = (
     *(Claim(VARIANCE, f'{what}: score matching minus its like with the control', against('score+control'), (m,), ('score',), **_ONE)
       for m, what in _LOOKS),
     Claim(VARIANCE, 'log10 of the squared gradient: score matching minus cross-entropy', gain, ('size',), ('score',), above=False, **_ONE),
-    Claim(REWARD, 'log10 of the squared gradient: anti-score-matching minus cross-entropy', gain, ('size',), ('anti',), above=False, **_ONE),
+    Claim(REWARD, 'log10 of the squared gradient: anti-score-matching less cross-entropy', gain, ('size',), ('anti',), above=False, **_ONE),
     *(Claim(TEST, f'beside random order: {m.title}', plain, ('beside_random',), (m.name,), main=False, **_ONE) for m in METHODS))
 
 # %% ../../nbs/papers/densities.ipynb #dens0015
-PAPER = Paper('densities', 'Gradients as implicit densities', METHODS, METRICS, CLAIMS, steps=(1,), protocols=('corrected',), graph='Fitting',
-              address='https://arxiv.org/abs/2006.09128')
+PAPER = Paper('densities', 'Gradients as implicit densities', METHODS, METRICS, CLAIMS, steps=(1,), protocols=('corrected',),
+              graph='Fitting', address='https://arxiv.org/abs/2006.09128')

@@ -22,18 +22,15 @@ from ..method.training import augmented, cross_entropy, fit, shuffled
 from ..records import Paper
 from .builders import cifar_resnet18, preact_resnet18
 from .models import Network, keep, load
-from .parameters import Parameters, option
-from .retraining import _key, material, write_rows
+from .parameters import option
+from .retraining import Training, _key, initial, material, write_rows
 
 # %% ../../nbs/study/fitted.ipynb #fitt0006
 @dataclass(frozen=True)
-class Fitting(Parameters):
+class Fitting(Training):
     "What networks are trained and judged with. Raises `InputError` for what cannot be."
     paper:str = option('densities', 'whose methods are objectives')
-    size:'Optional[int]' = option(32, 'side of the images in pixels')
     images:int = option(8000, 'training images')
-    tested:int = option(1000, 'test images')
-    width:int = option(8, "channels of the network's first stage; the paper's has 64")
     epochs:int = option(10, "of each training; the paper's has 200")
     batch:int = option(128, 'images in a batch of training')
     samples:int = option(128, 'images that are made by ascent from each network; the paper makes 1024')
@@ -53,8 +50,8 @@ def cost(
 )->str:
     "What trainings and samples cost, in words."
     one, climbed = f.epochs*f.images, 2*f.samples*f.climb
-    return (f'{methods*seeds} networks of width {f.width}: {one:,} images each to learn from, up to four times the passes where the objective '
-            f'needs gradients, and {climbed:,} gradients for samples; in all at most {methods*seeds*(4*one + climbed):,} passes')
+    return (f'{methods*seeds} networks of width {f.width}: {one:,} images each to learn from, up to four times the passes where the '
+            f'objective needs gradients, and {climbed:,} gradients for samples; in all at most {methods*seeds*(4*one + climbed):,} passes')
 
 # %% ../../nbs/study/fitted.ipynb #fitt0009
 RATE, MOMENTUM, DECAY = .1, .9, 5e-4
@@ -72,12 +69,6 @@ def _learn(f, m, module, objective, file, seed, tick):
     with whole(file) as part: keep(net, part)
     shutil.rmtree(folder, ignore_errors=True)
 
-def _drawn(seed, builder, *a):
-    "A network with the first weights of a seed."
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return builder(*a)
-
 _LATER = 'methods', 'metrics', 'steps', 'samples', 'climb' # what a training does not depend on
 
 def fitted(
@@ -90,7 +81,7 @@ def fitted(
     "The network that learned by the method's objective, read where it stands, else trained. Raises `InputError` as `fit` does."
     objective = paper.method(method).function
     file = Path(f.out)/f'{slug(method)}-{f.seed}-{_key(f, m, _learn, cifar_resnet18, objective, leave=_LATER)}.safetensors'
-    if not file.exists(): _learn(f, m, _drawn(f.seed, cifar_resnet18, m.classes, f.width).to(f.device), objective, file, f.seed, tick)
+    if not file.exists(): _learn(f, m, initial(f.seed, cifar_resnet18, m.classes, f.width).to(f.device), objective, file, f.seed, tick)
     return load(f'cifar_resnet18@{file}', f.device)
 
 # %% ../../nbs/study/fitted.ipynb #fitt0012
@@ -105,7 +96,7 @@ def judge(
     key = _key(f, m, _learn, preact_resnet18, leave=(*_LATER, 'seed'))
     file = Path(f.out)/f'judge-{key}.safetensors'
     if not file.exists():
-        _learn(f, m, _drawn(2**19, preact_resnet18, m.classes, WIDER*f.width).to(f.device), cross_entropy, file, 2**19, tick)
+        _learn(f, m, initial(2**19, preact_resnet18, m.classes, WIDER*f.width).to(f.device), cross_entropy, file, 2**19, tick)
     return load(f'preact_resnet18@{file}', f.device)
 
 # %% ../../nbs/study/fitted.ipynb #fitt0014

@@ -352,7 +352,7 @@ def _named(spec):
 
 # %% ../../nbs/study/models.ipynb #b517a738
 def load(
-    spec:str,         # a key of `IMAGENET` (`@WEIGHTS` for others than the paper's), of `EMBEDDED`, or of `BUILDERS` (`@file`); or `module:function`
+    spec:str,         # a key of `IMAGENET` (`@WEIGHTS`: not the paper's), `EMBEDDED`, or `BUILDERS` (`@file`); or `module:function`
     device='cpu',     # any torch device
     resize:int=None,  # short side, if not the network's own
     crop:int=None,    # centre crop, if not the network's own
