@@ -32,12 +32,6 @@ def test_graph(tmp_path):
     again = call('--dry-run')
     assert 'Nothing to be done' in again.stderr + again.stdout
 
-def test_committed_configuration():
-    asked = yaml.safe_load((REPO/'workflow/config/densities.yaml').read_text())
-    seeds, figures = (asked.pop(k) for k in ('seeds', 'figures'))
-    f = replace(Fitting(**asked), seed=seeds[-1])
-    assert load_paper(f.paper) is PAPER and figures.startswith('figures/') and len(seeds) >= 3
-
 def test_a_killed_training_goes_on(tmp_path):
     "Stopped in its second epoch, augmentation and draws of noise included, it ends with the weights of an undisturbed one."
     f = Fitting(**SMALL | dict(epochs=3, out=str(tmp_path/'a')))

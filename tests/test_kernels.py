@@ -1,8 +1,10 @@
 "Which kernel a notebook runs on, and what is said of one that dies."
-import json, sys
+import json, subprocess, sys
 
 import nbformat, pytest
+from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
 
 from idgi_repro import jobs
 from idgi_repro.errors import InputError
@@ -10,13 +12,17 @@ from idgi_repro.errors import InputError
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    "A function that executes a notebook of one cell and gives what it printed."
+    "A function that executes a notebook of these cells; its `printed` gives what the first of them printed."
     monkeypatch.setattr(jobs, 'notebook', lambda name: tmp_path/'cell.ipynb')
     monkeypatch.setattr(jobs, 'check_parameters', lambda name, parameters: None)
-    def run(code, **metadata):
-        nbformat.write(new_notebook(cells=[new_code_cell(code)], metadata=metadata), tmp_path/'cell.ipynb')
-        jobs.execute('shard', tmp_path/'out'/'cell.ipynb', {})
-        return ''.join(o['text'] for o in nbformat.read(tmp_path/'out'/'cell.ipynb', 4).cells[-1].outputs)
+    executed = tmp_path/'out'/'cell.ipynb'
+    def run(*cells, **metadata):
+        nbformat.write(new_notebook(cells=[new_code_cell(c) for c in cells], metadata=metadata), tmp_path/'cell.ipynb')
+        jobs.execute('shard', executed, {})
+    def printed():
+        first, = [c for c in nbformat.read(executed, 4).cells if 'print(' in c.source]
+        return ''.join(o['text'] for o in first.outputs).strip()
+    run.printed = printed
     return run
 
 
@@ -43,32 +49,43 @@ def test_the_interpreter_that_is_asked_for(installed, install):
     install(installed)
     assert jobs._kernel().kernel_spec.argv[0] == sys.executable
 
-@pytest.mark.parametrize('installed, name', [('deleted', 'my-environment'), ('nothing', 'python3')])
-def test_the_interpreter_that_runs_the_command(installed, name, install, runs):
-    "Whatever is installed, and whatever kernel the notebook asks for."
-    install(installed)
-    said = runs('import sys, idgi_repro; print(sys.executable)', kernelspec=dict(name=name, display_name=name, language='python'))
-    assert said.strip() == sys.executable
+def test_a_kernel_that_runs_and_dies(install, runs):
+    "Whatever is installed, and whatever kernel the notebook asks for, it is the command's interpreter; what it printed before it died stays."
+    install('deleted')
+    with pytest.raises(InputError, match=r'cell.ipynb was killed \(signal 9\)'):
+        runs('import os, signal, sys, idgi_repro; print(sys.executable)', 'os.kill(os.getpid(), signal.SIGKILL)',
+             kernelspec=dict(name='my-environment', display_name='mine', language='python'))
+    assert runs.printed() == sys.executable
 
 
-DEATHS = [('os.kill(os.getpid(), signal.SIGKILL)', r'was killed \(signal 9\), as the system does where memory does not suffice', True),
-          ('os._exit(137)', 'was killed .signal 9.', True),
-          ('os.kill(os.getpid(), signal.SIGSEGV)', r'died of signal 11 \(SIGSEGV\), a fault in compiled code', False),
-          ('os._exit(3)', 'ended by itself with status 3', False)]
+DEATHS = [('os.kill(os.getpid(), signal.SIGKILL)', 'was killed (signal 9), as the system does where memory does not suffice'),
+          ('os._exit(137)', 'was killed (signal 9), as the system does where memory does not suffice'),
+          ('os.kill(os.getpid(), signal.SIGSEGV)', 'died of signal 11 (SIGSEGV), a fault in compiled code'),
+          ('os._exit(3)', 'ended by itself with status 3')]
 
-@pytest.mark.parametrize('code, said, memory', DEATHS, ids=[code for code, *_ in DEATHS])
-def test_how_a_kernel_died(code, said, memory, runs):
-    "Memory is named only where it may have been the reason."
-    with pytest.raises(InputError, match=said) as e: runs(f'import os, signal\n{code}')
-    assert ('memory' in str(e.value)) == memory and 'cell.ipynb' in str(e.value)
-
-
-@pytest.mark.parametrize('code, said', [('raise MemoryError', 'memory does not suffice'),
-                                        ('from idgi_repro.errors import InputError; raise InputError("so it is")', '^so it is$')])
-def test_errors_of_the_notebook_are_not_deaths(code, said, runs):
-    with pytest.raises(InputError, match=said): runs(code)
+@pytest.mark.parametrize('code, said', DEATHS, ids=[code for code, _ in DEATHS])
+def test_how_a_process_died(code, said):
+    "By the status that the system gives; memory is named only where it may have been the reason."
+    status = subprocess.run([sys.executable, '-S', '-c', f'import os, signal; {code}']).returncode
+    error = jobs._failed(DeadKernelError(), 'cell.ipynb', status)
+    assert isinstance(error, InputError) and f'cell.ipynb {said}' in str(error)
+    assert ('memory' in str(error)) == ('memory' in said)
 
 
-@pytest.mark.parametrize('status, words', [(-9, 'memory'), (137, 'memory'), (-11, 'SIGSEGV'), (139, 'SIGSEGV'), (-7, 'SIGBUS'), (-6, 'SIGABRT'), (134, 'SIGABRT'), (-15, 'SIGTERM'), (1, 'status 1'),
-                                           (128, 'status 128'), (255, 'signal 127'), (-64, 'signal 64'), (None, 'without a word'), (0, 'without a word')])
-def test_every_status_has_words(status, words): assert words in jobs._death(status) and ('memory' in jobs._death(status)) == (words == 'memory')
+@pytest.mark.parametrize('name, value, said', [('MemoryError', '', 'memory does not suffice; see cell.ipynb'), ('InputError', 'so it is', 'so it is')])
+def test_errors_of_the_notebook_are_not_deaths(name, value, said):
+    error = jobs._failed(PapermillExecutionError(0, 1, 'code', name, value, []), 'cell.ipynb', None)
+    assert isinstance(error, InputError) and str(error) == said
+
+def test_any_other_error_of_the_notebook_stays_what_it_is():
+    error = PapermillExecutionError(0, 1, 'code', 'ZeroDivisionError', 'division by zero', [])
+    assert jobs._failed(error, 'cell.ipynb', None) is error
+
+
+WORDS = {-9: 'memory', 137: 'memory', -11: 'SIGSEGV', 139: 'SIGSEGV', -7: 'SIGBUS', -6: 'SIGABRT', 134: 'SIGABRT', -15: 'SIGTERM', 1: 'status 1',
+         128: 'status 128', 255: 'signal 127', -64: 'signal 64', None: 'without a word', 0: 'without a word'}
+
+@pytest.mark.parametrize('status', WORDS)
+def test_every_status_has_words(status):
+    said = jobs._death(status)
+    assert WORDS[status] in said and ('memory' in said) == (WORDS[status] == 'memory')

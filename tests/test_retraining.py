@@ -35,13 +35,6 @@ def test_graph(tmp_path):
     again = call('--dry-run')
     assert 'Nothing to be done' in again.stderr + again.stdout
 
-def test_committed_configuration():
-    "What workflow/Retraining takes out of it, what is left, and every method that it names, are valid."
-    asked = yaml.safe_load((REPO/'workflow/config/diffroar.yaml').read_text())
-    seeds, percents, figures = (asked.pop(k) for k in ('seeds', 'percents', 'figures'))
-    r = replace(Retraining(**asked), percent=percents[0], seed=seeds[0])
-    assert load_paper(r.paper) is DIFFROAR and r.n(DIFFROAR) == 30 and figures.startswith('figures/')
-
 def test_killed_retraining_goes_on(tmp_path):
     "Stopped in its second epoch, it ends with the accuracy and the losses of an undisturbed one."
     r = Retraining(**SMALL | dict(methods=('sg',), epochs=3, out=str(tmp_path/'a')))
