@@ -6,10 +6,11 @@
 # make isa    runs what is most sensitive to rounding as on a processor without AVX-512
 # make clean  removes what these made
 
-PYTHON ?= python3
-BIN    := .venv/bin
-READY  := .venv/.ready
-STUDY  := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
+PYTHON  ?= python3
+BIN     := .venv/bin
+READY   := .venv/.ready
+INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install
+STUDY   := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
 
 .PHONY: demo test isa sample bench setup notebooks readme check clean
 
@@ -31,17 +32,17 @@ sample: setup
 	$(STUDY) workflow/config/sample.yaml
 
 bench: setup
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev,bench]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev,bench]"
+	$(INSTALL) --quiet -e ".[dev,bench]" -c constraints.txt || $(INSTALL) -e ".[dev,bench]"
 	$(BIN)/python benchmarks/bench.py
 
 setup: $(READY)
 
 # the tested versions where they exist for this Python, else whatever the bounds in pyproject.toml admit
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("idgi_repro needs Python 3.11 or newer; call make PYTHON=python3.x") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("idgi_repro needs Python 3.11 or newer; call make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "uv>=0.5"
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -e ".[dev]" -c constraints.txt || VIRTUAL_ENV=.venv $(BIN)/uv pip install -e ".[dev]"
+	$(INSTALL) --quiet -e ".[dev]" -c constraints.txt || $(INSTALL) -e ".[dev]"
 	touch $@
 
 notebooks: setup
@@ -49,16 +50,18 @@ notebooks: setup
 
 # the front page has one source, nbs/index.ipynb, and the files that it says to include
 readme: setup
-	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN --TemplateExporter.exclude_output=True \
-		--RegexRemovePreprocessor.patterns='^#\|\s*(hide|default_exp)'
+	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN \
+		--TemplateExporter.exclude_output=True --RegexRemovePreprocessor.patterns='^#\|\s*(hide|default_exp)'
 	sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_/]*\.ipynb\))#](nbs/\1)#g' README.md | \
-		awk '/^```$$/ && ++n%2 {print "```python"; next} /^<!-- include / {while ((getline line < $$3) > 0) print line; next} 1' | cat -s > README.tmp && mv README.tmp README.md
+		awk '/^```$$/ && ++n%2 {print "```python"; next} /^<!-- include / {while ((getline line < $$3) > 0) print line; next} 1' | \
+		cat -s > README.tmp && mv README.tmp README.md
 
 # exported package, README and committed notebooks are current, and the notebooks executed
 check: setup readme
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean --fname nbs
-	git diff --exit-code -- idgi_repro README.md nbs || { echo "notebooks, package and README are out of step: run make check and commit"; exit 1; }
+	git diff --exit-code -- idgi_repro README.md nbs || \
+		{ echo "notebooks, package and README are out of step: run make check and commit"; exit 1; }
 	$(BIN)/python workflow/notebooks.py check
 
 clean:

@@ -202,7 +202,8 @@ def scoring(s, rounds, batch, device):
         for a, b in zip(*(v.split(batch) for v in pairs)): ms_ssim(nhwc(a), nhwc(b), data_range=1, size_average=False)
     with torch.no_grad():
         times = turns({'ours': ours, 'forwards': lambda: predict(fast, inputs, batch),
-                       'png': lambda: [*_pool(_cores()).map(lambda p: _size(p, CODECS['png']), pictures)], 'ms-ssim': similar}, rounds, device)
+                       'png': lambda: [*_pool(_cores()).map(lambda p: _size(p, CODECS['png']), pictures)], 'ms-ssim': similar},
+                      rounds, device)
     calls, parts = len(maps)*len(x), ('forwards', 'png', 'ms-ssim')
     floor = [sum(t) for t in zip(*(times[k] for k in parts))]
     yield row('over the floor', 'scoring', times['ours'], floor, LIMITS['scoring'], calls)

@@ -33,7 +33,8 @@ def main(shared, out, *methods):
     golden = np.load(Path(shared)/'golden'/'study_mobilenet_v2.npz')
     model, mean, std = network(Path(shared))
     x, black, target = images(golden, mean, std)
-    paths = dict(ig=StraightPath(black), gig=GuidedPath(black, normalize=(mean, std), pixels=torch.from_numpy(golden['pixels'])), blurig=BlurPath())
+    paths = dict(ig=StraightPath(black), gig=GuidedPath(black, normalize=(mean, std), pixels=torch.from_numpy(golden['pixels'])),
+                 blurig=BlurPath())
     prob = probability(predict(model, x, 2), target).numpy()
     found = {'prob': prob}
     for method in methods:

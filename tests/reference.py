@@ -17,11 +17,13 @@ def smooth(channels=3, classes=5, seed=0):
     "A float64 network without rectifiers, for any image of at least 4 x 4 pixels."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1), nn.Softplus(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, classes))
+        net = nn.Sequential(nn.Conv2d(channels, 6, 3, padding=1), nn.Softplus(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+                            nn.Linear(96, classes))
         net[-1].weight.data *= 6                               # probabilities that move along the path
     return net.double()
 
-def pictures(b=2, c=3, h=8, w=8, seed=0): return torch.rand(b, c, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))*2 - 1
+def pictures(b=2, c=3, h=8, w=8, seed=0):
+    return torch.rand(b, c, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))*2 - 1
 
 
 def look(model, x, c):
@@ -45,7 +47,8 @@ def blurred(x, sigma):
     return gaussian_blur(x, [size, size], [sigma, sigma]) if sigma else x
 
 def blur(model, x, c, n, N, protocol, max_sigma, step=.01):
-    "Blur IG: (riemann, idgi) attributions. N is the paper's largest n; its points of a smaller n are those of the corrected protocol but the last."
+    """Blur IG: (riemann, idgi) attributions. N is the paper's largest n; its points of a smaller n are those of the corrected protocol but
+    the last."""
     sigma = [i*max_sigma/n for i in range(n+1)]
     xs = [blurred(x, s) for s in sigma]
     f, g = zip(*(look(model, v, c) for v in xs))
@@ -86,6 +89,8 @@ def guided(model, x, baseline, c, n, protocol, mean, std, fraction=.5, max_dist=
     for s in range(n+1):
         fs, gs = look(model, (points[s] - mean)/std, c)
         f.append(fs); g.append(gs if protocol == 'published' else gs/std)
-        if s < n: points.append(torch.from_numpy(guided_step(*(v.flatten().numpy() for v in (points[s], g[s], start, end)), s, n, fraction, max_dist)).view_as(x))
+        if s < n:
+            points.append(torch.from_numpy(guided_step(*(v.flatten().numpy() for v in (points[s], g[s], start, end)), s, n, fraction,
+                                                       max_dist)).view_as(x))
     last = n if protocol == 'published' else n+1
     return sum(g[s]*(points[s+1] - points[s]) for s in range(n)), idgi_sum(f[:last], g[:last])

@@ -17,7 +17,8 @@ import reference
 from reference import Function, image, pictures, smooth
 
 BLACK, MEAN, STD = -1., (.5, .4, .6), (.25, .5, 2.)
-PATHS = dict(straight=lambda: StraightPath(BLACK), guided=lambda: GuidedPath(BLACK), blur=lambda: BlurPath(4.), displaced=lambda: BlurPath(4., None))
+PATHS = dict(straight=lambda: StraightPath(BLACK), guided=lambda: GuidedPath(BLACK), blur=lambda: BlurPath(4.),
+             displaced=lambda: BlurPath(4., None))
 paths = pytest.mark.parametrize('path', [p() for p in PATHS.values()], ids=list(PATHS))
 fast = settings(max_examples=6, deadline=None, derandomize=True, database=None)
 
@@ -50,7 +51,8 @@ def test_riemann_is_complete_up_to_an_error_that_shrinks_with_n(path):
     assert fine < coarse/4 and finest < .02, (coarse, fine, finest)
 
 
-@pytest.mark.parametrize('make,baselines', [(IntegratedGradients, BLACK), (GuidedIG, BLACK), (lambda m: BlurIG(m, max_sigma=4.), None)], ids=['IG', 'GIG', 'BlurIG'])
+@pytest.mark.parametrize('make,baselines', [(IntegratedGradients, BLACK), (GuidedIG, BLACK), (lambda m: BlurIG(m, max_sigma=4.), None)],
+                         ids=['IG', 'GIG', 'BlurIG'])
 def test_convergence_delta_is_the_shortfall_and_idgi_has_none(make, baselines):
     net, x, c = smooth(), pictures(2), classes(2)
     method = make(net)
@@ -61,7 +63,8 @@ def test_convergence_delta_is_the_shortfall_and_idgi_has_none(make, baselines):
 
 # -- functions with known integrals
 
-def explained(f, x, path, n, rule=riemann): return attribute(Function(f), x, torch.tensor([0]), path, (n,), (rule,), score=logit)[rule.name, n].flatten().tolist()
+def explained(f, x, path, n, rule=riemann):
+    return attribute(Function(f), x, torch.tensor([0]), path, (n,), (rule,), score=logit)[rule.name, n].flatten().tolist()
 
 def f_relu(a, b): return (a.relu() - 1 - b.relu()).relu()
 def g_relu(a, b): return ((a - 1).relu() - b.relu()).relu()
@@ -84,7 +87,8 @@ def dependent(a, b): return (2*a + b)**2
 @pytest.mark.parametrize('f,x,baseline,max_dist,fraction,expected,rel', [
     (linear, (10., 5.), (-1., -3.), .5, .1, [22, 8], 1e-7), (linear, (10., 5.), (0., 0.), .5, .1, [20, 5], 1e-7),
     (independent, (3., 3.), (0., 0.), .4, .1, [18, 9], .01),
-    (dependent, (3., 3.), (0., 0.), 0., .1, [54, 27], .01), (dependent, (3., 3.), (0., 0.), .5, 1., [54, 27], .01), (dependent, (3., 3.), (0., 0.), 1., .1, [72, 9], .01)],
+    (dependent, (3., 3.), (0., 0.), 0., .1, [54, 27], .01), (dependent, (3., 3.), (0., 0.), .5, 1., [54, 27], .01),
+    (dependent, (3., 3.), (0., 0.), 1., .1, [72, 9], .01)],
     ids=['linear', 'linear from 0', 'independent', 'on the line', 'all move', 'unbound'])
 def test_guided_ig_of_pairs_functions(f, x, baseline, max_dist, fraction, expected, rel):
     n = 10 if f is linear else 300
@@ -101,7 +105,8 @@ def test_blur_ig_of_pairs_function(grad_step):
     x = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
     x[0, 0, 1, 1], x[0, 0, 2, 2] = .7, 1.
     path = BlurPath(10., grad_step)
-    got = attribute(Function(lambda *v: sum(u.sin() for u in v)), x, torch.tensor([0]), path, (2000,), (riemann,), score=logit)['riemann', 2000]
+    got = attribute(Function(lambda *v: sum(u.sin() for u in v)), x, torch.tensor([0]), path, (2000,), (riemann,),
+                    score=logit)['riemann', 2000]
     assert (got - (x.sin() - path.ends(x)[0].sin())).abs().max() < .015 and (got != 0).all() and got.argmax() == 12
 
 
@@ -289,15 +294,18 @@ class Softmax(nn.Module):
 def conv_net():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10)).double().eval()
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(),
+                             nn.LazyLinear(10)).double().eval()
 
-@pytest.mark.parametrize('make,side,n', [(conv_net, 12, 50), (lambda: load('mini_resnet').module.double(), 64, 12)], ids=['conv', 'mini_resnet'])
+@pytest.mark.parametrize('make,side,n', [(conv_net, 12, 50), (lambda: load('mini_resnet').module.double(), 64, 12)],
+                         ids=['conv', 'mini_resnet'])
 def test_captum_and_ours_agree_on_integrated_gradients(make, side, n):
     net, x, c = make(), pictures(3, 3, side, side), torch.tensor([4, 0, 9])
     black = pictures(1, 3, side, side, seed=1) - 1
     net(x)                                                     # a lazy layer takes its size
     ours, delta = IntegratedGradients(net).attribute(x, black, c, n_steps=n, return_convergence_delta=True)
-    theirs, their_delta = CaptumIG(Softmax(net)).attribute(x, black.expand_as(x), target=c, n_steps=n, method='riemann_left', return_convergence_delta=True)
+    theirs, their_delta = CaptumIG(Softmax(net)).attribute(x, black.expand_as(x), target=c, n_steps=n, method='riemann_left',
+                                                           return_convergence_delta=True)
     assert relative(ours, theirs) < 1e-5 and torch.allclose(delta, their_delta.to(delta), atol=1e-5*theirs.abs().sum().item())
 
 
@@ -305,7 +313,9 @@ def test_captums_calling_convention():
     net, x = smooth(), pictures(3)
     ig, guess = IntegratedGradients(net), predict(net, x).argmax(1)
     a = ig.attribute(x, baselines=0., target=guess, n_steps=4)
-    for same in (ig.attribute(x, target=guess, n_steps=4), ig.attribute(x, n_steps=4), ig.attribute(x, baselines=torch.zeros(1, 3, 8, 8), n_steps=4, internal_batch_size=2)): assert relative(same, a) < 1e-12
+    for same in (ig.attribute(x, target=guess, n_steps=4), ig.attribute(x, n_steps=4),
+                 ig.attribute(x, baselines=torch.zeros(1, 3, 8, 8), n_steps=4, internal_batch_size=2)):
+        assert relative(same, a) < 1e-12
     assert torch.equal(ig.attribute(x, target=2, n_steps=4), ig.attribute(x, target=torch.tensor([2, 2, 2]), n_steps=4))
 
 
@@ -328,7 +338,8 @@ def test_the_internal_batch_size_changes_nothing(x, kind, protocol, batch_size):
 def test_permuting_the_batch_permutes_the_result(x, kind, protocol, random):
     net, c, order = smooth(), classes(len(x)), list(range(len(x)))
     random.shuffle(order)
-    a, b = attribute(net, x, c, PATHS[kind](), (5,), protocol=protocol), attribute(net, x[order], c[order], PATHS[kind](), (5,), protocol=protocol)
+    a, b = attribute(net, x, c, PATHS[kind](), (5,), protocol=protocol), attribute(net, x[order], c[order], PATHS[kind](), (5,),
+        protocol=protocol)
     assert all(torch.allclose(a[k][order], b[k], rtol=1e-7, atol=1e-12) for k in a)
 
 
@@ -389,7 +400,9 @@ def test_memory_of_a_walk_does_not_grow_with_n(path):
 
 def refused(said, x=None, target=None, path=None, net=None, **how):
     x = pictures(2) if x is None else x
-    with pytest.raises(InputError, match=said) as e: attribute(net or smooth(), x, torch.tensor([0, 1]) if target is None else target, path or StraightPath(), **dict(dict(steps=(4,)), **how))
+    with pytest.raises(InputError, match=said) as e:
+        attribute(net or smooth(), x, torch.tensor([0, 1]) if target is None else target, path or StraightPath(),
+                  **dict(dict(steps=(4,)), **how))
     return e.value
 
 class Sum(nn.Module):
@@ -402,9 +415,12 @@ def spoiled(value):
 
 @pytest.mark.parametrize('said,how', [
     ('5 classes', dict(target=torch.tensor([0, 5]))), ('5 classes', dict(target=torch.tensor([-1, 0]))),
-    ('target must be 2', dict(target=torch.tensor([0, 1, 2]))), ('target must be 2', dict(target=torch.tensor([[0, 1]]))), ('target must be 2', dict(target=0.)), ('target must be 2', dict(target=torch.tensor([0., 1.]))),
-    (r'images \[1\].*NaN', dict(x=spoiled(torch.nan), target=classes(3))), (r'images \[1\].*NaN', dict(x=spoiled(torch.inf), target=classes(3))),
-    ('floating-point', dict(x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8))), ('floating-point', dict(x=pictures(2)[0])), ('no images', dict(x=pictures(2)[:0], target=torch.zeros(0, dtype=torch.long))),
+    ('target must be 2', dict(target=torch.tensor([0, 1, 2]))), ('target must be 2', dict(target=torch.tensor([[0, 1]]))),
+    ('target must be 2', dict(target=0.)), ('target must be 2', dict(target=torch.tensor([0., 1.]))),
+    (r'images \[1\].*NaN', dict(x=spoiled(torch.nan), target=classes(3))),
+    (r'images \[1\].*NaN', dict(x=spoiled(torch.inf), target=classes(3))),
+    ('floating-point', dict(x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8))), ('floating-point', dict(x=pictures(2)[0])),
+    ('no images', dict(x=pictures(2)[:0], target=torch.zeros(0, dtype=torch.long))),
     ('do not divide', dict(steps=(3, 8), protocol='published')), ("'open'", dict(protocol='open')),
     ('steps', dict(steps=())), ('steps', dict(steps=(0,))), ('steps', dict(steps=(-4,))), ('steps', dict(steps=(2.5,))),
     ('does not fit', dict(path=StraightPath(torch.zeros(1, 1, 9, 9)))), ('does not fit', dict(path=GuidedPath(torch.zeros(3, 3, 8, 8)))),
@@ -439,7 +455,9 @@ def test_a_network_that_returns_nan_names_the_images(path, protocol, how):
     assert e.value.rows == [1, 3] and '[1, 3]' in str(e.value)
 
 
-@pytest.mark.parametrize('how', [dict(target=torch.tensor([0, 1, 2])), dict(x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), dict(x=pictures(2)[:0]), dict(x=spoiled(torch.nan)), dict(target=5), dict(protocol='open'), dict(n_steps=0)],
+@pytest.mark.parametrize('how', [dict(target=torch.tensor([0, 1, 2])), dict(x=torch.zeros(2, 3, 8, 8, dtype=torch.uint8)),
+                                 dict(x=pictures(2)[:0]), dict(x=spoiled(torch.nan)), dict(target=5), dict(protocol='open'),
+                                 dict(n_steps=0)],
                          ids=['target shape', 'integer images', 'empty', 'nan', 'target', 'protocol', 'steps'])
 @pytest.mark.parametrize('wrap', [lambda m: m, IDGI], ids=['IG', 'IDGI'])
 def test_the_classes_refuse_what_attribute_refuses(how, wrap):
@@ -478,5 +496,6 @@ def test_the_classes_run_on_cuda_with_targets_and_baselines_from_the_cpu(make, d
 @pytest.mark.cuda
 def test_guided_in_pixel_space_runs_on_cuda():
     x, c = pictures(2), classes(2)
-    here, there = (attribute(smooth().to(d), x.to(d), c.to(d), GuidedPath(BLACK, normalize=(MEAN, STD)), (6,), protocol='published') for d in ('cpu', 'cuda'))
+    here, there = (attribute(smooth().to(d), x.to(d), c.to(d), GuidedPath(BLACK, normalize=(MEAN, STD)), (6,), protocol='published')
+                   for d in ('cpu', 'cuda'))
     assert all(relative(there[k].cpu(), here[k]) < 1e-9 for k in here)

@@ -29,7 +29,8 @@ class First(nn.Module):
 class Fill(nn.Module):
     def forward(self, x): x[:, :, :2] = 0; return x
 
-INPLACE = dict(relu=nn.ReLU(inplace=True), mul=lambda x: x.mul_(2), sub=lambda x: x.sub_(.5).div_(.2), fill=Fill(), clamp=lambda x: x.clamp_(-.5, .5), view=lambda x: x.view(-1).mul_(3).view_as(x),
+INPLACE = dict(relu=nn.ReLU(inplace=True), mul=lambda x: x.mul_(2), sub=lambda x: x.sub_(.5).div_(.2), fill=Fill(),
+               clamp=lambda x: x.clamp_(-.5, .5), view=lambda x: x.view(-1).mul_(3).view_as(x),
                dropout=nn.Dropout(.1, inplace=True), hardtanh=nn.Hardtanh(inplace=True))
 
 @pytest.mark.parametrize('look', LOOKS)
@@ -43,8 +44,10 @@ def test_a_network_that_works_in_place_has_a_copy(first, look):
     found = LOOKS[look](First(INPLACE[first]), x)
     assert torch.equal(x, same) and torch.equal(found, LOOKS[look](First(Beside()), x))
 
-@pytest.mark.parametrize('make', [lambda: pictures(4)[::2], lambda: pictures(1).expand(2, -1, -1, -1), lambda: pictures(2).to(memory_format=torch.channels_last),
-    lambda: pictures(2).flip(3), lambda: pictures(2).transpose(2, 3), lambda: pictures(2, h=9)[:, :, 1:]], ids=['strided', 'expanded', 'channels last', 'flipped', 'transposed', 'cut'])
+@pytest.mark.parametrize('make', [lambda: pictures(4)[::2], lambda: pictures(1).expand(2, -1, -1, -1),
+                                  lambda: pictures(2).to(memory_format=torch.channels_last),
+    lambda: pictures(2).flip(3), lambda: pictures(2).transpose(2, 3), lambda: pictures(2, h=9)[:, :, 1:]],
+                         ids=['strided', 'expanded', 'channels last', 'flipped', 'transposed', 'cut'])
 @pytest.mark.parametrize('look', ['predict', 'gradient', 'attribute'])
 def test_layouts_of_images(make, look):
     x = make()
@@ -120,7 +123,9 @@ class Frozen(Own):
     def forward(self, x): return super().forward(self.norm(x))
 
 OWN = [Own, Silent, Nothing, Refuses, Unknown, NoneOfEval, Half, Stays, Switch, Merges, Frozen]
-def state(net): return [(m.training, m.__dict__.get('noisy'), m.__dict__.get('merged')) for m in net.modules()] + [p.requires_grad for p in net.parameters()]
+def state(net):
+    return [(m.training, m.__dict__.get('noisy'), m.__dict__.get('merged')) for m in net.modules()] + [p.requires_grad
+        for p in net.parameters()]
 
 @pytest.mark.parametrize('look', ['predict', 'gradient', 'attribute'])
 @pytest.mark.parametrize('inside', [False, True], ids=['itself', 'a layer'])
@@ -139,7 +144,8 @@ def test_it_is_restored_where_it_fails(kind):
     with pytest.raises(InputError): predict(net, pictures(2, c=4))
     assert state(net) == before
 
-@pytest.mark.parametrize('what', [nn.Linear(2, 2).state_dict(), 'resnet50', None, 5, [nn.Linear(2, 2)], torch.ones(2)], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize('what', [nn.Linear(2, 2).state_dict(), 'resnet50', None, 5, [nn.Linear(2, 2)], torch.ones(2)],
+                         ids=lambda v: type(v).__name__)
 def test_what_is_no_network_is_refused(what):
     with pytest.raises(InputError, match=f'not {type(what).__name__}'): predict(what, pictures(2))
 
@@ -147,7 +153,8 @@ def test_what_is_no_network_is_refused(what):
 # ---- settings of the process
 
 B = torch.backends
-PLACES = [p for p in (B, B.cudnn, B.cuda.matmul, getattr(B.cudnn, 'conv', None), getattr(B.cudnn, 'rnn', None), B.mkldnn, getattr(B.mkldnn, 'matmul', None), getattr(B.mkldnn, 'conv', None))
+PLACES = [p for p in (B, B.cudnn, B.cuda.matmul, getattr(B.cudnn, 'conv', None), getattr(B.cudnn, 'rnn', None), B.mkldnn,
+                      getattr(B.mkldnn, 'matmul', None), getattr(B.mkldnn, 'conv', None))
           if hasattr(p, 'fp32_precision')]
 
 def older():
@@ -168,14 +175,19 @@ def restored():
 
 def old(matmul, conv): B.cuda.matmul.allow_tf32, B.cudnn.allow_tf32 = matmul, conv
 def new(**how):
-    for name, v in how.items(): dict(all=B, matmul=B.cuda.matmul, conv=getattr(B.cudnn, 'conv', None), rnn=getattr(B.cudnn, 'rnn', None))[name].fp32_precision = v
+    for name, v in how.items():
+        dict(all=B, matmul=B.cuda.matmul, conv=getattr(B.cudnn, 'conv', None), rnn=getattr(B.cudnn, 'rnn', None))[name].fp32_precision = v
 
-SETTINGS = {'as it comes': lambda: None, 'highest': lambda: torch.set_float32_matmul_precision('highest'), 'high': lambda: torch.set_float32_matmul_precision('high'),
-    'medium': lambda: torch.set_float32_matmul_precision('medium'), 'old on': lambda: old(True, True), 'old off': lambda: old(False, False), 'old mixed': lambda: old(True, False),
+SETTINGS = {'as it comes': lambda: None, 'highest': lambda: torch.set_float32_matmul_precision('highest'),
+            'high': lambda: torch.set_float32_matmul_precision('high'),
+    'medium': lambda: torch.set_float32_matmul_precision('medium'), 'old on': lambda: old(True, True), 'old off': lambda: old(False, False),
+            'old mixed': lambda: old(True, False),
     'high, then old': lambda: (torch.set_float32_matmul_precision('high'), old(False, True))}
 if PLACES:
-    SETTINGS |= {'new on': lambda: new(all='tf32'), 'new off': lambda: new(all='ieee'), 'new matmul': lambda: new(matmul='tf32'), 'new conv': lambda: new(conv='ieee'),
-                 'new rnn': lambda: new(rnn='ieee'), 'high, then new': lambda: (torch.set_float32_matmul_precision('high'), new(conv='ieee'))}
+    SETTINGS |= {'new on': lambda: new(all='tf32'), 'new off': lambda: new(all='ieee'), 'new matmul': lambda: new(matmul='tf32'),
+                 'new conv': lambda: new(conv='ieee'),
+                 'new rnn': lambda: new(rnn='ieee'), 'high, then new': lambda: (torch.set_float32_matmul_precision('high'),
+        new(conv='ieee'))}
 
 class Sees(nn.Module):
     "Notes how it is to multiply, forward and backward."

@@ -57,7 +57,8 @@ def test_an_embedded_image_depends_on_seed_index_and_split_alone():
 
 def test_the_embedded_set_is_the_one_the_networks_were_trained_on():
     digest = hashlib.sha256(b''.join(draw(0, i, 0)[0].tobytes() for i in range(20))).hexdigest()
-    assert digest.startswith('45da5f2e6615d0a2'), 'the embedded set has changed: train the embedded networks again (experiments/train_embedded)'
+    assert digest.startswith('45da5f2e6615d0a2'), ('the embedded set has changed: train the embedded networks again '
+                                                   '(experiments/train_embedded)')
 
 def test_the_mask_is_the_object():
     for item in Embedded(20, seed=5):
@@ -72,7 +73,8 @@ def test_the_mask_is_the_object():
 @pytest.mark.parametrize('at', ['.', 'val'])
 def test_the_studys_layout(tmp_path, at):
     put(tmp_path, 'val/images/a.JPEG', 'val/images/b.JPEG', 'val/images/c.JPEG')
-    write(tmp_path/at/'val_annotations.txt', f'b.JPEG\t{TENCH}\t0\t0\t62\t62', f'a.JPEG\t{GOLDFISH}', '', f'c.JPEG\t{TENCH}', f'unused.JPEG\t{TENCH}')
+    write(tmp_path/at/'val_annotations.txt', f'b.JPEG\t{TENCH}\t0\t0\t62\t62', f'a.JPEG\t{GOLDFISH}', '', f'c.JPEG\t{TENCH}',
+          f'unused.JPEG\t{TENCH}')
     write(tmp_path/at/'wnids.txt', GOLDFISH, TENCH)
     images = open_images(tmp_path)
     assert labels(images) == [0, 1, 1] and images.categories == [GOLDFISH, TENCH] and images[0].name == 'a.JPEG'
@@ -132,7 +134,8 @@ def test_labels_can_be_ignored(tmp_path):
     images = open_images(put(tmp_path, 'cat/1.png', 'dog/1.png'), labels=False)
     assert labels(images) == [None, None] and images.categories is None
 
-@pytest.mark.parametrize('spec, said', [('nowhere', 'no file or folder'), ('embedded:0', 'positive'), ('embedded:-3', 'positive'), ('embedded:ten', 'positive')])
+@pytest.mark.parametrize('spec, said', [('nowhere', 'no file or folder'), ('embedded:0', 'positive'), ('embedded:-3', 'positive'),
+                                        ('embedded:ten', 'positive')])
 def test_paths_that_lead_nowhere(spec, said):
     with pytest.raises(InputError, match=said): open_images(spec)
 
@@ -167,7 +170,8 @@ def pack(file, *members):
             tar.addfile(m, BytesIO(data))
     return file
 
-def official(root, *names): return pack(root/'ILSVRC2012_img_val.tar', *((n, jpeg(60*i)) for i,n in enumerate(names or map(val, (1, 2, 3)))))
+def official(root, *names):
+    return pack(root/'ILSVRC2012_img_val.tar', *((n, jpeg(60*i)) for i,n in enumerate(names or map(val, (1, 2, 3)))))
 
 def meta():
     "The devkit's meta.mat; its numbers are not in the order of the ids, and its last entry is no class."
@@ -177,7 +181,9 @@ def meta():
     return data.getvalue()
 
 TRUTHS = b'3\n1\n2\n' # tench, kit fox, goldfish
-def devkit(root): return pack(root/f'{DEVKIT}.tar.gz', (f'{DEVKIT}/readme.txt', b'hello'), (f'{DEVKIT}/data/meta.mat', meta()), (f'{DEVKIT}/data/{TRUTH}', TRUTHS))
+def devkit(root):
+    return pack(root/f'{DEVKIT}.tar.gz', (f'{DEVKIT}/readme.txt', b'hello'), (f'{DEVKIT}/data/meta.mat', meta()),
+                (f'{DEVKIT}/data/{TRUTH}', TRUTHS))
 
 def loose(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +199,8 @@ def test_a_tar_without_labels(tmp_path):
     assert [i.open().getpixel((5, 5))[0] for i in images] == pytest.approx([60, 120, 0], abs=3)
     assert not [p for p in tmp_path.iterdir() if p != file]
 
-@pytest.mark.parametrize('kit', [devkit, lambda root: loose(root/DEVKIT/'data', TRUTH, 'meta.mat'), lambda root: loose(root, TRUTH, 'meta.mat'), lambda root: (devkit(root), loose(root, TRUTH))],
+@pytest.mark.parametrize('kit', [devkit, lambda root: loose(root/DEVKIT/'data', TRUTH, 'meta.mat'),
+                                 lambda root: loose(root, TRUTH, 'meta.mat'), lambda root: (devkit(root), loose(root, TRUTH))],
                          ids=['archive', 'unpacked', 'beside', 'both'])
 @pytest.mark.parametrize('packed', [True, False])
 def test_labels_from_the_devkit(tmp_path, kit, packed):
@@ -236,7 +243,8 @@ def test_a_tar_of_class_folders_or_of_labelled_names(tmp_path):
     write(tmp_path/'wnids.txt', GOLDFISH, TENCH)
     assert labels(open_images(file)) == [1, 0]
 
-@pytest.mark.parametrize('truth, said', [(b'3\n1\n', 'has 2 labels and none for ILSVRC2012_val_00000003'), (b'3\n4\n1\n', "line 2: '4' is not one of the 3"), (b'3\nx\n1\n', "line 2: 'x'"), (b'9'*9999, 'line 1')])
+@pytest.mark.parametrize('truth, said', [(b'3\n1\n', 'has 2 labels and none for ILSVRC2012_val_00000003'), (b'3\n4\n1\n',
+    "line 2: '4' is not one of the 3"), (b'3\nx\n1\n', "line 2: 'x'"), (b'9'*9999, 'line 1')])
 def test_a_wrong_ground_truth(tmp_path, truth, said):
     official(tmp_path)
     loose(tmp_path, TRUTH, 'meta.mat')
@@ -257,9 +265,12 @@ def test_a_damaged_devkit(tmp_path):
 def test_a_damaged_tar(tmp_path, damage):
     file = official(tmp_path)
     data, second = file.read_bytes(), open_images(file)[1].offset
-    file.write_bytes(dict([('empty', b''), ('text', b'no tar'*1000), ('within an image', data[:second + 9]), ('between images', data[:second - 512]), ('gzip', b'\x1f\x8b' + data),
+    file.write_bytes(dict([('empty', b''), ('text', b'no tar'*1000), ('within an image', data[:second + 9]),
+                           ('between images', data[:second - 512]), ('gzip', b'\x1f\x8b' + data),
                            ('header', data[:second - 500] + b'?'*9 + data[second - 491:]), ('first header', b'?'*9 + data[9:])])[damage])
-    with pytest.raises(InputError, match='ILSVRC2012_img_val.tar cannot be read to its end.*download it again, whose MD5 sum is 29b22e') as e: open_images(tmp_path)
+    with pytest.raises(InputError,
+                       match='ILSVRC2012_img_val.tar cannot be read to its end.*download it again, whose MD5 sum is 29b22e') as e:
+        open_images(tmp_path)
     assert not isinstance(e.value, UnreadableImage)
 
 def test_a_compressed_tar(tmp_path):
@@ -280,11 +291,15 @@ def special(name, kind, **attributes):
 def test_hostile_members(tmp_path):
     "Whatever members call themselves, their bytes are read from the tar and nowhere else, and nothing is written."
     (tmp_path/'secret.png').write_bytes(jpeg())
-    file = pack(tmp_path/'in'/'x.tar', (str(tmp_path/'absolute.png'), jpeg(10)), ('../../up.png', jpeg(20)), ('esc\x1b[2J.png', jpeg(30)), ('bytes\udcff.png', jpeg(40)), ('.hidden.png', b''), ('._mac.png', b''), ('.git/x.png', b''),
-                special('link.png', tarfile.SYMTYPE, linkname=str(tmp_path/'secret.png')), special('hard.png', tarfile.LNKTYPE, linkname='../secret.png'), special('folder.png', tarfile.DIRTYPE),
-                special('zero.png', tarfile.CHRTYPE, devmajor=1, devminor=5), special('disk.png', tarfile.BLKTYPE), special('pipe.png', tarfile.FIFOTYPE), special('sparse.png', tarfile.GNUTYPE_SPARSE))
+    file = pack(tmp_path/'in'/'x.tar', (str(tmp_path/'absolute.png'), jpeg(10)), ('../../up.png', jpeg(20)), ('esc\x1b[2J.png', jpeg(30)),
+                ('bytes\udcff.png', jpeg(40)), ('.hidden.png', b''), ('._mac.png', b''), ('.git/x.png', b''),
+                special('link.png', tarfile.SYMTYPE, linkname=str(tmp_path/'secret.png')),
+                special('hard.png', tarfile.LNKTYPE, linkname='../secret.png'), special('folder.png', tarfile.DIRTYPE),
+                special('zero.png', tarfile.CHRTYPE, devmajor=1, devminor=5), special('disk.png', tarfile.BLKTYPE),
+                special('pipe.png', tarfile.FIFOTYPE), special('sparse.png', tarfile.GNUTYPE_SPARSE))
     images = open_images(file)
-    assert sorted(i.name for i in images) == ['absolute.png', 'bytes\ufffd.png', 'esc?[2J.png', 'up.png'] and not any(i.open() is None for i in images)
+    assert sorted(i.name for i in images) == ['absolute.png', 'bytes\ufffd.png', 'esc?[2J.png', 'up.png']
+    assert not any(i.open() is None for i in images)
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['in', 'secret.png', 'x.tar']
 
 def test_a_member_that_claims_to_be_huge(tmp_path):
@@ -342,23 +357,29 @@ def tabulate(file, labels, paths=None, names=None, group=2, images=None):
     images = images or [jpeg(5*i) for i in range(len(labels))]
     image = pa.array([dict(bytes=b, path=p) for b,p in zip(images, paths or [val(i + 1) for i in range(len(labels))])], IMAGE)
     table = pa.table({'image': image, 'label': pa.array(labels, pa.int64())})
-    if names: table = table.replace_schema_metadata({'huggingface': json.dumps({'info': {'features': {'label': {'names': names, '_type': 'ClassLabel'}}}})})
+    if names:
+        table = table.replace_schema_metadata({'huggingface': json.dumps({'info': {'features': {'label': {'names': names,
+            '_type': 'ClassLabel'}}}})})
     pq.write_table(table, file, row_group_size=group)
     return file
 
 def test_a_folder_of_parquet(tmp_path):
-    tabulate(tmp_path/'data/validation-00000-of-00002.parquet', [5, 7, None, 999, 0], ['a/b/x.JPEG', None, 'c:\\y.JPEG', '/etc/z.JPEG', 'w.JPEG'])
+    tabulate(tmp_path/'data/validation-00000-of-00002.parquet', [5, 7, None, 999, 0],
+             ['a/b/x.JPEG', None, 'c:\\y.JPEG', '/etc/z.JPEG', 'w.JPEG'])
     tabulate(tmp_path/'data/validation-00001-of-00002.parquet', [1, -1])
     tabulate(tmp_path/'data/train-00000-of-00001.parquet', [1])
     (tmp_path/'data/._validation-00000-of-00002.parquet').write_bytes(b'')
     for spec in (tmp_path, tmp_path/'data'):
         images = open_images(spec)
-        assert labels(images) == [5, 7, None, 999, 0, 1, None] and len(images.categories) == 1000 and images.source == 'the column label, which knows 5'
-        assert [i.name for i in images] == ['x.JPEG', 'validation-00000-of-00002-00001', 'y.JPEG', 'z.JPEG', 'w.JPEG', val(1), val(2)] and images.layout == 'Parquet, 2 files'
+        assert labels(images) == [5, 7, None, 999, 0, 1, None] and len(images.categories) == 1000
+        assert images.source == 'the column label, which knows 5'
+        assert [i.name for i in images] == ['x.JPEG', 'validation-00000-of-00002-00001', 'y.JPEG', 'z.JPEG', 'w.JPEG', val(1), val(2)]
+        assert images.layout == 'Parquet, 2 files'
     shade = lambda i: images[i].open().getpixel((5, 5))[0]
     assert [shade(i) for i in (4, 0, 3, 1, 6, 2)] == pytest.approx([20, 0, 15, 5, 5, 10], abs=3)
     (tmp_path/'data/validation-00000-of-00002.parquet').unlink()
-    assert open_images(tmp_path).layout == 'Parquet, 1 file of 2' and 'all 2 files' in open_images(tmp_path).advice and labels(open_images(tmp_path)) == [1, None]
+    assert open_images(tmp_path).layout == 'Parquet, 1 file of 2' and 'all 2 files' in open_images(tmp_path).advice
+    assert labels(open_images(tmp_path)) == [1, None]
 
 def test_one_parquet_file_in_several_batches_of_one_group(tmp_path):
     images = open_images(tabulate(tmp_path/'x.parquet', [0]*50, group=50))
@@ -383,7 +404,8 @@ def test_parquet_without_labels(tmp_path):
     pq.write_table(pa.table({'image': pa.array([dict(bytes=jpeg())]*3)}), tmp_path/'x.parquet')
     assert [i.name for i in open_images(tmp_path/'x.parquet')] == [f'x-0000{i}' for i in range(3)]
 
-@pytest.mark.parametrize('columns', [{'a': [1], 'b': ['x']}, {'image': [b'x'], 'label': [1]}, {'image': [dict(path='x')], 'label': [1]}, {'image': [dict(bytes='text')], 'label': [1]}, {'image': [dict(bytes=b'x')], 'label': ['dog']}])
+@pytest.mark.parametrize('columns', [{'a': [1], 'b': ['x']}, {'image': [b'x'], 'label': [1]}, {'image': [dict(path='x')], 'label': [1]},
+                                     {'image': [dict(bytes='text')], 'label': [1]}, {'image': [dict(bytes=b'x')], 'label': ['dog']}])
 def test_wrong_columns(tmp_path, columns):
     pq.write_table(pa.table(columns), tmp_path/'x.parquet')
     with pytest.raises(InputError, match=r'x.parquet has the columns .*needed are image \(struct'): open_images(tmp_path)
@@ -396,7 +418,8 @@ def test_a_damaged_parquet_file(tmp_path, bad):
 
 def test_rows_that_cannot_be_read(tmp_path):
     (tmp_path/'secret.png').write_bytes(jpeg())
-    images = open_images(tabulate(tmp_path/'x.parquet', [0]*4, ['a', str(tmp_path/'secret.png'), 'c', 'd'], images=[jpeg(), None, b'no image', png(60_000, 60_000)]))
+    images = open_images(tabulate(tmp_path/'x.parquet', [0]*4, ['a', str(tmp_path/'secret.png'), 'c', 'd'],
+                                  images=[jpeg(), None, b'no image', png(60_000, 60_000)]))
     assert images[0].open().size == (20, 10)
     for i, why in ((1, 'holds no bytes'), (2, 'not those of JPEG'), (3, 'pixels')):
         with pytest.raises(UnreadableImage, match=why): images[i].open()
@@ -429,10 +452,15 @@ def whole(n=50_000, change=lambda labels: None):
     (whole(), '50,000 images, 50 per class: the complete validation set'),
     (whole(49_999), "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000999' has 49)"),
     (whole(50_001), "not the complete validation set of 50,000 images, 50 per class: 1 class with more than 50 ('n00000000' has 51)"),
-    (whole(100, lambda k: k.__setitem__(0, 7)), "not the complete validation set of 50,000 images, 50 per class: 1,000 classes with fewer than 50 ('n00000000' has 0)"),
-    (whole(change=lambda k: k.__setitem__(0, 7)), "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000000' has 49); 1 class with more than 50 ('n00000007' has 51)"),
-    (whole(change=lambda k: k.__setitem__(0, None)), "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000000' has 49)"),
-    (whole(50_050, lambda k: k.__setitem__(slice(50_000, None), [None]*50)), 'not the complete validation set of 50,000 images, 50 per class: 50,050 images'),
+    (whole(100, lambda k: k.__setitem__(0, 7)),
+     "not the complete validation set of 50,000 images, 50 per class: 1,000 classes with fewer than 50 ('n00000000' has 0)"),
+    (whole(change=lambda k: k.__setitem__(0, 7)),
+     "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000000' has 49); 1 class with more "
+     "than 50 ('n00000007' has 51)"),
+    (whole(change=lambda k: k.__setitem__(0, None)),
+     "not the complete validation set of 50,000 images, 50 per class: 1 class with fewer than 50 ('n00000000' has 49)"),
+    (whole(50_050, lambda k: k.__setitem__(slice(50_000, None), [None]*50)),
+     'not the complete validation set of 50,000 images, 50 per class: 50,050 images'),
     (Embedded(5), ''),
     (open_images('embedded:5', labels=False), '')])
 def test_completeness(images, said):
@@ -539,7 +567,8 @@ def test_the_selection_is_computed_once(tmp_path, net):
     assert len(list(cache.iterdir())) == 4 and not list(cache.glob('.*'))
 
 def test_labels_of_other_classes_are_refused(tmp_path, net):
-    with pytest.raises(InputError, match='3 classes and the network 2'): select(net, open_images(put(tmp_path, 'a/1.png', 'b/1.png', 'c/1.png')))
+    with pytest.raises(InputError, match='3 classes and the network 2'):
+        select(net, open_images(put(tmp_path, 'a/1.png', 'b/1.png', 'c/1.png')))
 
 def test_a_network_of_nothing_but_nan(tmp_path, net):
     with pytest.raises(InputError, match='no finite value'): select(net, shades(tmp_path, dark1=255, light1=255))

@@ -28,10 +28,13 @@ X, C = pictures(2).float(), torch.tensor([1, 3])
 MASK = pictures(2)[:, 0] > 0
 def short(t): return t.as_subclass(Short)
 def net(): return smooth().float()
-def close(a, b, tol=1e-3): return torch.allclose(a.as_subclass(Tensor).double(), b.double(), rtol=tol, atol=tol*b.double().abs().max().item())
+def close(a, b, tol=1e-3):
+    return torch.allclose(a.as_subclass(Tensor).double(), b.double(), rtol=tol, atol=tol*b.double().abs().max().item())
 
-PATHS = dict(straight=lambda: StraightPath(-1.), tensor=lambda: StraightPath(0*X[:1]), array=lambda: StraightPath(X[:1].double().numpy()*0), guided=lambda: GuidedPath(-1., .5), near=lambda: GuidedPath(-1., .25, .3),
-             pixels=lambda: GuidedPath(-1., normalize=((.5,)*3, (.5,)*3)), known=lambda: GuidedPath(-1., normalize=((.5,)*3, (.5,)*3), pixels=(X + 1)/2), blur=lambda: BlurPath(3.), displaced=lambda: BlurPath(3., None))
+PATHS = dict(straight=lambda: StraightPath(-1.), tensor=lambda: StraightPath(0*X[:1]), array=lambda: StraightPath(X[:1].double().numpy()*0),
+             guided=lambda: GuidedPath(-1., .5), near=lambda: GuidedPath(-1., .25, .3),
+             pixels=lambda: GuidedPath(-1., normalize=((.5,)*3, (.5,)*3)), known=lambda: GuidedPath(-1., normalize=((.5,)*3, (.5,)*3),
+    pixels=(X + 1)/2), blur=lambda: BlurPath(3.), displaced=lambda: BlurPath(3., None))
 RULES = (riemann, idgi, absolute, along, squares, trapezoid, trapezoid_idgi, second_order)
 
 def test_the_device_has_no_float64():
@@ -50,23 +53,30 @@ def test_every_quadrature(path, method):
     go = lambda x: attribute(net(), x, C, Quadrature(PATHS[path](), method), (5,), (riemann,))['riemann', 5]
     assert close(go(short(X)), go(X))
 
-@pytest.mark.parametrize('make', [IntegratedGradients, GuidedIG, BlurIG, lambda m: IDGI(GuidedIG(m)), lambda m: IDGI(BlurIG(m, max_sigma=3.))], ids=['IG', 'GIG', 'BlurIG', 'GIG+IDGI', 'BlurIG+IDGI'])
+@pytest.mark.parametrize('make', [IntegratedGradients, GuidedIG, BlurIG, lambda m: IDGI(GuidedIG(m)),
+                                  lambda m: IDGI(BlurIG(m, max_sigma=3.))], ids=['IG', 'GIG', 'BlurIG', 'GIG+IDGI', 'BlurIG+IDGI'])
 def test_every_class(make):
     for target in (None, 1, [1, 3]):
         (a, delta), (b, other) = (make(net()).attribute(x, target=target, n_steps=4, return_convergence_delta=True) for x in (short(X), X))
         assert close(a, b, .02) and torch.allclose(delta.as_subclass(Tensor), other, atol=1e-3)
 
 HALF = dict(normalize=((.5,)*3, (.5,)*3))
-@pytest.mark.parametrize('make', [lambda m: IGUniform(m, count=2, k=2, **HALF), lambda m: IGSG(m, count=2, k=2, rule=ValidInterpolations, **HALF), lambda m: IGSQ(m, count=2, k=2, **HALF), lambda m: ExpectedGradients(m, X, count=4),
+@pytest.mark.parametrize('make', [lambda m: IGUniform(m, count=2, k=2, **HALF), lambda m: IGSG(m, count=2, k=2, rule=ValidInterpolations,
+    **HALF), lambda m: IGSQ(m, count=2, k=2, **HALF), lambda m: ExpectedGradients(m, X, count=4),
                                   lambda m: AGI(m, classes=2, steps=2, **HALF)], ids=['IGUniform', 'IGSG', 'IGSQ', 'EG', 'AGI'])
 def test_every_class_that_draws(make):
     for target in (None, [1, 3]): assert close(make(net()).attribute(short(X), target=target), make(net()).attribute(X, target=target), .02)
 
 M, N = pictures(2, 1)[:, 0].float() + .2, pictures(2, 1, seed=3)[:, 0].float() + .2
-SCORES = {'stability': lambda m, n, s: vars(stability(m, n)).values(), 'stability of many': lambda m, n, s: vars(stability([m, n], [n, m])).values(), 'energy': lambda m, n, s: [energy_inside(m, MASK)], 'energy of many': lambda m, n, s: [energy_inside([m, n], MASK[0])],
-          'pointing': lambda m, n, s: [pointing(m, MASK)], 'patchiness': lambda m, n, s: [patchiness(m)], 'patchiness of many': lambda m, n, s: [patchiness([m, n])], 'distance': lambda m, n, s: [distance(m, n)],
-          'insertion': lambda m, n, s: (f := insertion(net(), s(X), [m, n], C, -1.)) and [f.curve, f.score, f.ratio], 'steps': lambda m, n, s: [l := step_lengths(StraightPath(-1.), s(X), 7), concentration(l)],
-          'diffid': lambda m, n, s: (f := diffid_of_maps(net(), s(X), C, [m, n])) and [f.logits, f.by_accuracy, f.whole], 'diffid of an attribution': lambda m, n, s: [diffid(net(), s(X), C, s(X)).logits],
+SCORES = {'stability': lambda m, n, s: vars(stability(m, n)).values(), 'stability of many': lambda m, n,
+          s: vars(stability([m, n], [n, m])).values(), 'energy': lambda m, n, s: [energy_inside(m, MASK)], 'energy of many': lambda m, n,
+          s: [energy_inside([m, n], MASK[0])],
+          'pointing': lambda m, n, s: [pointing(m, MASK)], 'patchiness': lambda m, n, s: [patchiness(m)], 'patchiness of many': lambda m, n,
+          s: [patchiness([m, n])], 'distance': lambda m, n, s: [distance(m, n)],
+          'insertion': lambda m, n, s: (f := insertion(net(), s(X), [m, n], C, -1.)) and [f.curve, f.score, f.ratio], 'steps': lambda m, n,
+          s: [l := step_lengths(StraightPath(-1.), s(X), 7), concentration(l)],
+          'diffid': lambda m, n, s: (f := diffid_of_maps(net(), s(X), C, [m, n])) and [f.logits, f.by_accuracy, f.whole],
+          'diffid of an attribution': lambda m, n, s: [diffid(net(), s(X), C, s(X)).logits],
           'sensitivity': lambda m, n, s: [sensitivity_n(net(), s(X), C, [m, n])],
           'blur steps': lambda m, n, s: [l := step_lengths(BlurPath(3.), s(X), 7), concentration(l)]}
 
@@ -85,7 +95,8 @@ def test_information_curves():
 
 def test_the_map_of_a_map(): assert close(saliency(short(X)), saliency(X))
 
-@pytest.mark.parametrize('go', [lambda x: attribute(net(), x, C, StraightPath(), (2,)), lambda x: IntegratedGradients(net()).attribute(x, target=C), lambda x: insertion(net(), x, M, C, 0.), lambda x: step_lengths(StraightPath(), x)])
+@pytest.mark.parametrize('go', [lambda x: attribute(net(), x, C, StraightPath(), (2,)), lambda x: IntegratedGradients(net()).attribute(x,
+    target=C), lambda x: insertion(net(), x, M, C, 0.), lambda x: step_lengths(StraightPath(), x)])
 def test_a_device_without_numbers_is_refused(go):
     with pytest.raises(InputError, match='meta'): go(X.to('meta'))
 

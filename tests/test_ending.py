@@ -15,11 +15,13 @@ ROOMS = dict(predict=lambda net, n: predict(net, X, n), gradient=lambda net, n: 
              integrated=lambda net, n: ir.IntegratedGradients(net).attribute(X, target=C, n_steps=4, internal_batch_size=n),
              guided=lambda net, n: ir.GuidedIG(net).attribute(X, target=C, n_steps=4, internal_batch_size=n),
              blurred=lambda net, n: ir.BlurIG(net, max_sigma=2.).attribute(X, target=C, n_steps=4, internal_batch_size=n),
-             second_order=lambda net, n: ir.attribute(net, X, C, ir.StraightPath(), (2,), (ir.second_order,), batch_size=n)['second_order', 2],
+             second_order=lambda net, n: ir.attribute(net, X, C, ir.StraightPath(), (2,), (ir.second_order,),
+                                                      batch_size=n)['second_order', 2],
              insertion=lambda net, n: ir.insertion(net, X, X.sum(1), C, 0*X, n).curve,
              information=lambda net, n: ir.information_curves(net, X/2 + .5, 0*X + .5, X.sum(1), C, lambda p: p, batch_size=n).prob)
 
-NONE = [0, -1, -64, 1.5, 64., True, False, '8', b'8', float('nan'), float('inf'), [8], (8,), {}, Fraction(8), 8j, np.float64(8), np.array([8, 8]), torch.tensor(1.5)]
+NONE = [0, -1, -64, 1.5, 64., True, False, '8', b'8', float('nan'), float('inf'), [8], (8,), {}, Fraction(8), 8j, np.float64(8),
+        np.array([8, 8]), torch.tensor(1.5)]
 
 @pytest.mark.parametrize('size', NONE, ids=repr)
 def test_what_is_no_batch_size_is_refused(size):

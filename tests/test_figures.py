@@ -17,10 +17,13 @@ from simulate import simulate
 METRICS, TITLES = {m.name: m for m in PAPER.metrics}, [m.title for m in PAPER.methods]
 BEYOND = [m.name for m in PAPER.metrics[6:]]
 gains = lambda rows, **kw: T.gains(rows, PAPER, **kw)
-TEN = ['densenet121', 'inception_v3', 'mini_vgg', 'resnet50@IMAGENET1K_V1', 'realdata:mobilenet_v2', 'realdata:squeezenet1_0 on imagenet-sample', 'net_of:a_user', 'resnet152', 'vgg16', 'vgg19']
+TEN = ['densenet121', 'inception_v3', 'mini_vgg', 'resnet50@IMAGENET1K_V1', 'realdata:mobilenet_v2',
+       'realdata:squeezenet1_0 on imagenet-sample', 'net_of:a_user', 'resnet152', 'vgg16', 'vgg19']
 SIZES = dict(
-    usual=dict(), ten=dict(networks=TEN, protocols=('corrected',), images=6, steps=(8, 16, 32, 64, 128)), one_image=dict(networks=['mini_vgg'], images=1, steps=(4,)),
-    one_method=dict(networks=['mini_vgg'], methods=('gig', 'gig+idgi'), protocols=('published',), images=12), few_metrics=dict(images=12, without=[c for m in [*METRICS][1:] for c in (m, f'{m}_curve') if c == m or m[:3] in ('sic', 'aic')]))
+    usual=dict(), ten=dict(networks=TEN, protocols=('corrected',), images=6, steps=(8, 16, 32, 64, 128)),
+    one_image=dict(networks=['mini_vgg'], images=1, steps=(4,)),
+    one_method=dict(networks=['mini_vgg'], methods=('gig', 'gig+idgi'), protocols=('published',), images=12),
+    few_metrics=dict(images=12, without=[c for m in [*METRICS][1:] for c in (m, f'{m}_curve') if c == m or m[:3] in ('sic', 'aic')]))
 
 
 @pytest.fixture(scope='module', params=SIZES)
@@ -66,7 +69,8 @@ def check(fig):
     for ax in fig.axes:
         if not ax.axison or any(isinstance(i, AxesImage) for i in ax.images): continue
         if ticks(ax.xaxis) and not is_text(ax.xaxis): assert ax.get_xlabel(), ax
-        left = [o for o in fig.axes if o.get_subplotspec() and ax.get_subplotspec() and o.get_subplotspec().rowspan == ax.get_subplotspec().rowspan]
+        left = [o for o in fig.axes if o.get_subplotspec() and ax.get_subplotspec()
+                and o.get_subplotspec().rowspan == ax.get_subplotspec().rowspan]
         if ticks(ax.yaxis) and not is_text(ax.yaxis): assert any(o.get_ylabel() for o in left) or ax.get_ylabel(), ax
     for l in fig.legends:
         for ax in fig.axes: assert not l.get_window_extent(r).overlaps(ax.get_window_extent(r)), 'the legend covers a panel'
@@ -110,7 +114,8 @@ def test_errors_that_differ_by_orders_of_magnitude_are_all_seen(rows):
     here = t.frame.metric == METRICS['stability'].title
     if not t.frame[here].images.ne('not run').any(): return
     size = dict(zip(sorted({*t.frame.network}), (1, 1e-2, 1e-5)))
-    for c in ('difference', 'low', 'high'): t.frame[c] = pd.to_numeric(t.frame[c], errors='coerce').where(~here, lambda v: -np.abs(v)*t.frame.network.map(size).fillna(1))
+    for c in ('difference', 'low', 'high'):
+        t.frame[c] = pd.to_numeric(t.frame[c], errors='coerce').where(~here, lambda v: -np.abs(v)*t.frame.network.map(size).fillna(1))
     ax = check(F.gain_plot(t, PAPER, ['stability'])).axes[0]
     x = np.array([l.get_xdata()[0] for l in ax.lines[1:] if len(l.get_xdata()) == 1])
     apart = ax.transData.transform(np.c_[[0, *x], [0]*(len(x) + 1)])[:, 0]
@@ -146,7 +151,8 @@ def test_a_network_that_lacks_a_method_or_a_metric(made):
     rows = rows[~((rows.network == 'made_up_b') & rows.method.str.startswith('gig'))].copy()
     rows.loc[rows.network == 'made_up_b', ['patchiness', 'sic_entropy']] = np.nan
     rows.loc[rows.network == 'made_up_b', 'sic_entropy_curve'] = None
-    for fig in (F.curves(rows, PAPER, 'patchiness'), F.information_plot(rows, PAPER, 'sic_entropy')): assert [t.get_text() for t in check(fig).axes[1].texts] == ['not run']
+    for fig in (F.curves(rows, PAPER, 'patchiness'), F.information_plot(rows, PAPER, 'sic_entropy')):
+        assert [t.get_text() for t in check(fig).axes[1].texts] == ['not run']
     check(F.gain_plot(gains(rows), PAPER, ['sic_entropy', 'patchiness']))
 
 
@@ -154,8 +160,10 @@ def test_nothing_to_draw_is_said(made):
     rows = made[0].drop(columns=[c for m in PAPERS for c in (m, f'{m}_curve') if c in made[0]])
     with pytest.raises(InputError, match='none of this was run'): F.by_metric(rows, PAPER, PAPERS, 'made_up_b')
     figures, notes = F.all_figures(rows[rows.protocol == 'corrected'], made[1], PAPER, {'gains-corrected': gains(rows)})
-    assert not any(k.startswith(('six', 'gains-corrected', 'information', 'protocols')) for k in figures) and 'gains-more-corrected' in figures and 'construction' in figures
-    assert 'SIC, entropy; AIC, entropy' in F.undrawn(rows, PAPER)[0] and F.undrawn(rows, PAPER)[0] in notes and F.undrawn(made[0], PAPER) == []
+    assert not any(k.startswith(('six', 'gains-corrected', 'information', 'protocols')) for k in figures)
+    assert 'gains-more-corrected' in figures and 'construction' in figures
+    assert 'SIC, entropy; AIC, entropy' in F.undrawn(rows, PAPER)[0] and F.undrawn(rows, PAPER)[0] in notes
+    assert F.undrawn(made[0], PAPER) == []
 
 
 def test_the_statistic_of_sic_is_that_of_the_tables(made):
@@ -168,12 +176,15 @@ def maps(titles, side=40):
     rng = np.random.default_rng(0)
     return {t: rng.normal(size=(side, side)) for t in titles}
 
-@pytest.mark.parametrize('labels, titles', [(TEN, TITLES), (['a'], TITLES), (['realdata:mobilenet_v2\nAmerican Staffordshire terrier, 87%'], TITLES[:2]), (['$x$', 'b'], TITLES[4:])])
+@pytest.mark.parametrize('labels, titles', [(TEN, TITLES), (['a'], TITLES), (['realdata:mobilenet_v2\nAmerican Staffordshire terrier, 87%'],
+    TITLES[:2]), (['$x$', 'b'], TITLES[4:])])
 def test_rows_of_maps(labels, titles):
     photo = torch.rand(3, 40, 40)
     check(M.draw_rows([(l, photo, maps(titles)) for l in labels]))
 
-def test_a_map_that_is_zero_and_one_title(): check(M.draw_maps(torch.rand(3, 40, 40), {'IG': np.zeros((40, 40)), 'GIG': np.ones((40, 40))}, 'a very long name of a photograph, ' * 4))
+def test_a_map_that_is_zero_and_one_title():
+    check(M.draw_maps(torch.rand(3, 40, 40), {'IG': np.zeros((40, 40)), 'GIG': np.ones((40, 40))},
+                      'a very long name of a photograph, ' * 4))
 
 WAYS = [(PAPER.method('ig'), P.StraightPath(), None), (PAPER.method('blurig'), P.BlurPath(), lambda t: f'σ = {50*(1-t):.0f} px')]
 
@@ -181,7 +192,8 @@ WAYS = [(PAPER.method('ig'), P.StraightPath(), None), (PAPER.method('blurig'), P
 def test_paths(steps):
     fig = check(M.draw_paths(torch.rand(3, 64, 64), WAYS, steps))
     change, covered = (ax for ax in fig.axes if ax.lines)
-    assert np.allclose(change.lines[0].get_ydata(), 100/steps, rtol=1e-3) and all(l.get_ydata()[-1] == pytest.approx(100) for l in covered.lines)
+    assert np.allclose(change.lines[0].get_ydata(), 100/steps, rtol=1e-3)
+    assert all(l.get_ydata()[-1] == pytest.approx(100) for l in covered.lines)
     assert change.lines[1].get_ydata()[-steps//4:].sum() > 50            # blur goes at the end
 
 def test_construction():
@@ -215,7 +227,8 @@ def test_long_texts_are_broken_evenly():
 
 @pytest.mark.parametrize('format', ['png', 'svg'])
 def test_the_same_bytes(made, format):
-    for draw in (lambda: F.curves(made[0], PAPER, 'sic_entropy'), P.draw_construction, lambda: M.draw_rows([('a', torch.ones(3, 20, 20), maps(TITLES[:2], 20))])):
+    for draw in (lambda: F.curves(made[0], PAPER, 'sic_entropy'), P.draw_construction,
+                 lambda: M.draw_rows([('a', torch.ones(3, 20, 20), maps(TITLES[:2], 20))])):
         fig = draw()
         assert (first := render(fig, format)) == render(fig, format) == render(draw(), format) and len(first) > 1000
         assert b'dc:date' not in first
@@ -247,4 +260,5 @@ def test_a_method_without_a_path_stands_beside_every_number_of_steps(tmp_path):
     line = check(F.curves(rows, paper, 'insertion')).axes[0].lines[-1]
     assert len(line.get_xdata()) == 2 and len({*line.get_ydata()}) == 1
     f = T.by_steps(rows, paper, 'made_up_a').frame.query('metric == "Insertion score" and method == "Still"').iloc[0]
-    assert f['8'] == f['32'] == T.table(rows, paper, 'insertion', 8).frame['Still'][0] and T.gains(rows, paper).frame.query('method == "Still"').images.eq('8').any()
+    assert f['8'] == f['32'] == T.table(rows, paper, 'insertion', 8).frame['Still'][0]
+    assert T.gains(rows, paper).frame.query('method == "Still"').images.eq('8').any()

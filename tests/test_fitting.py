@@ -64,10 +64,12 @@ def test_a_trained_network_is_a_network_like_any_other(tmp_path):
     f = Fitting(**SMALL | dict(out=str(tmp_path)))
     fitted(f, material(f), PAPER, 'baseline')
     file, = tmp_path.glob('baseline-*.safetensors')
-    shard = Shard(f'cifar_resnet18@{file}', data='embedded:20', methods=('ig',), metrics=('stability',), steps=(8,), images=2, stop=2, out=str(tmp_path/'rows'))
+    shard = Shard(f'cifar_resnet18@{file}', data='embedded:20', methods=('ig',), metrics=('stability',), steps=(8,), images=2, stop=2,
+                  out=str(tmp_path/'rows'))
     assert [*run(shard, IDGI).parent.glob('*.parquet')]
 
-@pytest.mark.parametrize('change, said', [(dict(samples=0), 'samples is 0'), (dict(climb=-1), 'climb is -1'), (dict(train=''), 'training images'),
+@pytest.mark.parametrize('change, said', [(dict(samples=0), 'samples is 0'), (dict(climb=-1), 'climb is -1'),
+                                          (dict(train=''), 'training images'),
                                           (dict(methods=('lime',)), "unknown method 'lime'"), (dict(images=999), '40 images, and 999')])
 def test_what_cannot_be(change, said, tmp_path):
     with pytest.raises(InputError, match=said):
@@ -75,6 +77,7 @@ def test_what_cannot_be(change, said, tmp_path):
         for m in f.methods or ('baseline',): found(f, material(f), PAPER, m)
 
 def test_a_study_of_maps_refuses_it():
-    done = subprocess.run([sys.executable, '-c', 'import sys; from idgi_repro.cli import main; sys.exit(main())', 'study', '--paper', 'densities', '--data', 'embedded:4'],
+    done = subprocess.run([sys.executable, '-c', 'import sys; from idgi_repro.cli import main; sys.exit(main())', 'study', '--paper',
+                           'densities', '--data', 'embedded:4'],
                           capture_output=True, text=True, cwd=REPO)
     assert done.returncode and 'workflow/Fitting' in done.stderr and 'Traceback' not in done.stderr

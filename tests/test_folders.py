@@ -89,7 +89,8 @@ def test_labels_in_a_tar(tmp_path, names, labels):
     images = open_images(tar_of(tmp_path/'x.tar', *names, '__MACOSX/9/d.png'))
     assert {i.entry.split('/')[-2]: i.label for i in images} == labels
 
-@pytest.mark.parametrize('names, said', [(['7', '07'], "'07' and '7' are both class 7"), (['20261125'], "'20261125' is a number too large"), (['0', '00', '000'], 'both class 0')])
+@pytest.mark.parametrize('names, said', [(['7', '07'], "'07' and '7' are both class 7"), (['20261125'], "'20261125' is a number too large"),
+                                         (['0', '00', '000'], 'both class 0')])
 def test_numbers_that_are_no_classes(names, said):
     with pytest.raises(InputError, match=said): class_indices(names)
 
@@ -108,7 +109,8 @@ def test_numbers_with_a_class_list(tmp_path):
     put(tmp_path, '2/x.png')
     with pytest.raises(InputError, match="'2' is not among the 2 classes of wnids.txt, 0 to 1"): open_images(tmp_path)
 
-@pytest.mark.parametrize('folders, classes, fits', [(['0', '1', '2'], 3, True), (['0', '1', '2'], 4, False), (['0', '2'], 3, True), (['0', '2'], 1000, True), (['0', '2'], 2, False), (['1', '2'], 10, True), (['a', 'b'], 3, False)])
+@pytest.mark.parametrize('folders, classes, fits', [(['0', '1', '2'], 3, True), (['0', '1', '2'], 4, False), (['0', '2'], 3,
+    True), (['0', '2'], 1000, True), (['0', '2'], 2, False), (['1', '2'], 10, True), (['a', 'b'], 3, False)])
 def test_numbers_that_leave_gaps_are_a_part_of_the_classes(tmp_path, folders, classes, fits):
     images = open_images(put(tmp_path, *(f'{f}/x.png' for f in folders)))
     if fits: assert select(network(classes), images).label.tolist() == [int(f) for f in folders]
@@ -171,7 +173,8 @@ def test_a_damaged_tar_beside_pictures_is_named(tmp_path, names):
 
 @pytest.mark.parametrize('names', [['set/cat/a.png', 'set/dog/b.png'], ['one/two/three/a.png']])
 def test_pictures_that_all_lie_deeper(tmp_path, names):
-    with pytest.raises(InputError, match=f'its pictures lie deeper, such as {names[0]}: give the folder'): open_images(put(tmp_path, *names))
+    with pytest.raises(InputError, match=f'its pictures lie deeper, such as {names[0]}: give the folder'):
+        open_images(put(tmp_path, *names))
 
 def test_very_many_are_counted_and_not_all_named(tmp_path):
     put(tmp_path, 'cat/a.png')
@@ -214,7 +217,8 @@ def test_a_class_folder_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'scandir', no)
     with pytest.raises(InputError, match='cannot be read: .*Permission denied.*dog'): open_images(tmp_path)
 
-@pytest.mark.parametrize('name', [b'\xff\xfe', 'caf\u00e9'.encode(), b'a b', b'a\nb', b'\x1b[2J', '\u732b'.encode(), b"it's", b'#1%20', b'<b>'])
+@pytest.mark.parametrize('name', [b'\xff\xfe', 'caf\u00e9'.encode(), b'a b', b'a\nb', b'\x1b[2J', '\u732b'.encode(), b"it's",
+                                  b'#1%20', b'<b>'])
 def test_odd_names(tmp_path, name):
     odd = os.fsdecode(name)
     try: put(tmp_path, f'{odd}/{odd}.png', 'zzz/b.png', f'zzz/deep/{odd}.png')
@@ -231,10 +235,12 @@ def test_odd_names(tmp_path, name):
 VAL = 'ILSVRC2012_val_0000000{}'.format
 
 def kaggle(root, solution=None, mapping=True):
-    put(root, *(f'ILSVRC/Data/CLS-LOC/val/{VAL(i)}.JPEG' for i in (1, 2, 3)), f'ILSVRC/Data/CLS-LOC/train/{TENCH}/x.JPEG', 'ILSVRC/Data/CLS-LOC/test/y.JPEG')
+    put(root, *(f'ILSVRC/Data/CLS-LOC/val/{VAL(i)}.JPEG' for i in (1, 2, 3)), f'ILSVRC/Data/CLS-LOC/train/{TENCH}/x.JPEG',
+        'ILSVRC/Data/CLS-LOC/test/y.JPEG')
     (root/'ILSVRC/Annotations/CLS-LOC/val').mkdir(parents=True)
     (root/f'ILSVRC/Annotations/CLS-LOC/val/{VAL(1)}.xml').write_text('<annotation/>')
-    lines = ['ImageId,PredictionString', f'{VAL(3)},{GOLDFISH} 1 2 3 4 ', f'{VAL(1)},{GOLDFISH} 1 2 3 4 {GOLDFISH} 5 6 7 8', f'{VAL(2)},{TENCH} 0 0 1 1']
+    lines = ['ImageId,PredictionString', f'{VAL(3)},{GOLDFISH} 1 2 3 4 ', f'{VAL(1)},{GOLDFISH} 1 2 3 4 {GOLDFISH} 5 6 7 8',
+             f'{VAL(2)},{TENCH} 0 0 1 1']
     (root/'LOC_val_solution.csv').write_text('\n'.join(lines if solution is None else solution))
     if mapping: (root/'LOC_synset_mapping.txt').write_text(f'{TENCH} tench, Tinca tinca\n{GOLDFISH} goldfish, Carassius auratus\n')
     return root
@@ -242,7 +248,8 @@ def kaggle(root, solution=None, mapping=True):
 @pytest.mark.parametrize('at', ['.', 'ILSVRC', 'ILSVRC/Data/CLS-LOC', 'ILSVRC/Data/CLS-LOC/val'])
 def test_kaggles_layout(tmp_path, at):
     images = open_images(kaggle(tmp_path)/at)
-    assert [i.label for i in images] == [1, 0, 1] and images.categories == [TENCH, GOLDFISH] and images.source == 'LOC_val_solution.csv' and not images.left_out
+    assert [i.label for i in images] == [1, 0, 1] and images.categories == [TENCH, GOLDFISH] and images.source == 'LOC_val_solution.csv'
+    assert not images.left_out
 
 def test_kaggles_training_folder(tmp_path):
     images = open_images(kaggle(tmp_path)/'ILSVRC/Data/CLS-LOC/train')
@@ -254,7 +261,8 @@ def test_kaggles_training_folder(tmp_path):
     ([f'{VAL(1)},'], True, 'says nothing about'),
     ([f'{VAL(i)},n09999999 1 2 3 4' for i in (1, 2, 3)], True, "'n09999999' is not among the 2 classes"),
     *(([f'{VAL(2)},{text}'], True, f'LOC_val_solution.csv, {VAL(2)}: {text!r} must be a WordNet id and the left') for text in
-      (f'{TENCH} 1 2 3', f'{TENCH} 1 2 3 4 5', f'{TENCH} 9 2 3 4', f'{TENCH} 1 9 3 4', f'{TENCH} -1 2 3 4', f'{TENCH} 1 2 3 x', f'{TENCH} 1 2 3 4.5', f'{TENCH} 1 2 3 4 {TENCH} 5 6 7'))])
+      (f'{TENCH} 1 2 3', f'{TENCH} 1 2 3 4 5', f'{TENCH} 9 2 3 4', f'{TENCH} 1 9 3 4', f'{TENCH} -1 2 3 4', f'{TENCH} 1 2 3 x',
+       f'{TENCH} 1 2 3 4.5', f'{TENCH} 1 2 3 4 {TENCH} 5 6 7'))])
 def test_kaggles_files_that_do_not_fit(tmp_path, solution, mapping, said):
     with pytest.raises(InputError, match=said): open_images(kaggle(tmp_path, solution, mapping))
 
@@ -304,7 +312,8 @@ class Corner(nn.Module):
 def test_a_study_measures_localisation_by_the_boxes(tmp_path, monkeypatch):
     "And computes rows anew where the boxes have changed, though no picture has."
     monkeypatch.setattr(room, 'network_of', lambda spec, shard: Network('corner', Corner(), (0, 0, 0), (1, 1, 1), resize=8, crop=8))
-    shard = Shard(network='corner', data=str(tmp_path/'set'), methods=('ig',), metrics=('pointing',), steps=(1,), images=9, stop=9, exact=True, out=str(tmp_path/'out'))
+    shard = Shard(network='corner', data=str(tmp_path/'set'), methods=('ig',), metrics=('pointing',), steps=(1,), images=9, stop=9,
+                  exact=True, out=str(tmp_path/'out'))
     lines = lambda box: [f'{VAL(1)},{GOLDFISH} {box}', f'{VAL(2)},{GOLDFISH}', f'{VAL(3)},{TENCH} 0 0 19 9']
     found = []
     for box in ('0 0 9 4', '0 0 9 4', '10 5 19 9'):

@@ -169,7 +169,8 @@ def source(m, thing, text):
     _digest.cache_clear()
 
 
-CORE = ['images.decode', 'images.blurred', 'models.Network.normalize', 'scene.views', 'selection._verdict', 'shard._rows', 'images.Shape.mask', 'images.draw']
+CORE = ['images.decode', 'images.blurred', 'models.Network.normalize', 'scene.views', 'selection._verdict', 'shard._rows',
+        'images.Shape.mask', 'images.draw']
 
 @pytest.mark.parametrize('thing', CORE)
 def test_the_core_counts_for_all(thing, monkeypatch):

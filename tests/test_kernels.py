@@ -50,7 +50,8 @@ def test_the_interpreter_that_is_asked_for(installed, install):
     assert jobs._kernel().kernel_spec.argv[0] == sys.executable
 
 def test_a_kernel_that_runs_and_dies(install, runs):
-    "Whatever is installed, and whatever kernel the notebook asks for, it is the command's interpreter; what it printed before it died stays."
+    """Whatever is installed, and whatever kernel the notebook asks for, it is the command's interpreter; what it printed before it died
+    stays."""
     install('deleted')
     with pytest.raises(InputError, match=r'cell.ipynb was killed \(signal 9\)'):
         runs('import os, signal, sys, idgi_repro; print(sys.executable)', 'os.kill(os.getpid(), signal.SIGKILL)',
@@ -72,7 +73,8 @@ def test_how_a_process_died(code, said):
     assert ('memory' in str(error)) == ('memory' in said)
 
 
-@pytest.mark.parametrize('name, value, said', [('MemoryError', '', 'memory does not suffice; see cell.ipynb'), ('InputError', 'so it is', 'so it is')])
+@pytest.mark.parametrize('name, value, said', [('MemoryError', '', 'memory does not suffice; see cell.ipynb'),
+                                               ('InputError', 'so it is', 'so it is')])
 def test_errors_of_the_notebook_are_not_deaths(name, value, said):
     error = jobs._failed(PapermillExecutionError(0, 1, 'code', name, value, []), 'cell.ipynb', None)
     assert isinstance(error, InputError) and str(error) == said
@@ -82,8 +84,8 @@ def test_any_other_error_of_the_notebook_stays_what_it_is():
     assert jobs._failed(error, 'cell.ipynb', None) is error
 
 
-WORDS = {-9: 'memory', 137: 'memory', -11: 'SIGSEGV', 139: 'SIGSEGV', -7: 'SIGBUS', -6: 'SIGABRT', 134: 'SIGABRT', -15: 'SIGTERM', 1: 'status 1',
-         128: 'status 128', 255: 'signal 127', -64: 'signal 64', None: 'without a word', 0: 'without a word'}
+WORDS = {-9: 'memory', 137: 'memory', -11: 'SIGSEGV', 139: 'SIGSEGV', -7: 'SIGBUS', -6: 'SIGABRT', 134: 'SIGABRT', -15: 'SIGTERM',
+         1: 'status 1', 128: 'status 128', 255: 'signal 127', -64: 'signal 64', None: 'without a word', 0: 'without a word'}
 
 @pytest.mark.parametrize('status', WORDS)
 def test_every_status_has_words(status):

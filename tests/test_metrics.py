@@ -9,7 +9,8 @@ from torch import nn
 
 from idgi_repro.errors import InputError
 from idgi_repro.method.information import CODECS, CURVES, area, compressed_sizes, excluded, information_curve, information_curves
-from idgi_repro.method.metrics import concentration, distance, energy_inside, insertion, patchiness, pointing, ranks, stability, step_lengths
+from idgi_repro.method.metrics import (concentration, distance, energy_inside, insertion, patchiness, pointing, ranks, stability,
+                                       step_lengths)
 from idgi_repro.method.paths import BlurPath, StraightPath
 
 SIDE = 176     # MS-SSIM needs more than 160

@@ -34,7 +34,8 @@ def test_a_missing_download_names_file_folder_and_url(name, hub):
     for said in (weights.url, str(hub), Path(weights.url).name): assert said in str(e.value)
 
 
-@pytest.mark.parametrize('error', [URLError('x'), HTTPError('u', 503, 'busy', None, None), TimeoutError('slow'), ConnectionResetError('gone')])
+@pytest.mark.parametrize('error', [URLError('x'), HTTPError('u', 503, 'busy', None, None), TimeoutError('slow'),
+                                   ConnectionResetError('gone')])
 def test_every_kind_of_failed_download(error, hub, monkeypatch):
     def refuse(*args, **kwargs): raise error
     monkeypatch.setattr('torch.hub.urlopen', refuse)
@@ -151,7 +152,8 @@ def test_a_real_network_by_module_name(monkeypatch):
 # the source of a user's network
 
 MINE = 'import torch\nfrom torch import nn\n{imports}\nclass Net(nn.Module):\n' \
-       '    def __init__(self): super().__init__(); self.fc = nn.Linear(12, 3); nn.init.constant_(self.fc.weight, .1); nn.init.zeros_(self.fc.bias)\n' \
+       '    def __init__(self):\n        super().__init__(); self.fc = nn.Linear(12, 3)\n' \
+       '        nn.init.constant_(self.fc.weight, .1); nn.init.zeros_(self.fc.bias)\n' \
        '    def forward(self, x): return self.fc(x.flatten(1))*{scale}\n' \
        'def make(): return Net()\ndef other(): return Net()\n'
 
@@ -215,7 +217,8 @@ def test_modules_of_one_name_in_two_folders(tmp_path):
     assert [seen(f'{tmp_path/f}/mine.py:make')[0] for f in 'aba'] == [8, 2, 8]
 
 
-@pytest.mark.parametrize('spec, file', [('my_dotted:make', 'my_dotted.py'), ('my_package:make', 'my_package/__init__.py'), ('my_package.nets.mine:make', 'my_package/nets/mine.py')])
+@pytest.mark.parametrize('spec, file', [('my_dotted:make', 'my_dotted.py'), ('my_package:make', 'my_package/__init__.py'),
+                                        ('my_package.nets.mine:make', 'my_package/nets/mine.py')])
 def test_a_changed_module_of_ones_own_is_another_network(spec, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mine(tmp_path/file, 8)
@@ -262,7 +265,8 @@ def test_other_modules_of_the_folder_stay_in_memory(tmp_path, monkeypatch):
 
 def test_a_whole_network_has_a_source_too(tmp_path):
     file = tmp_path/'n.py'
-    text = 'from torch import nn\nfrom idgi_repro.study.models import Network\ndef make(): return Network("mine", nn.Flatten(), resize=9, crop=8){}\n'
+    text = ('from torch import nn\nfrom idgi_repro.study.models import Network\ndef make(): return Network("mine", nn.Flatten(), resize=9, '
+            'crop=8){}\n')
     file.write_text(text.format(''))
     first = load(f'{file}:make')
     file.write_text(text.format(' # as before'))

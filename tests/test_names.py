@@ -27,7 +27,8 @@ NAMES = 'cat', '3', 'dog', 'cat', '7', '5', 'name:cat', '7', 'index:0', '-1'
 
 def said(target, names=NAMES): return _target(SimpleNamespace(name='net', categories=names and [*names]), torch.zeros(len(NAMES)), target)
 
-@pytest.mark.parametrize('target, c', [('dog', 2), ('name:dog', 2), ('2', 2), ('index:2', 2), ('0', 0), ('name:3', 1), ('index:3', 3), ('name:5', 5),
+@pytest.mark.parametrize('target, c', [('dog', 2), ('name:dog', 2), ('2', 2), ('index:2', 2), ('0', 0), ('name:3', 1), ('index:3', 3),
+                                       ('name:5', 5),
     ('5', 5), ('index:5', 5), ('name:cat', 6), ('index:0', 8), ('index:7', 7), ('-1', 9), ('06', 6), ('index:9', 9)])
 def test_a_class_is_found(target, c):
     "By its index or by its name; a number that is both, of one class, is that class."
@@ -35,8 +36,8 @@ def test_a_class_is_found(target, c):
 
 @pytest.mark.parametrize('target, words', [
     ('cat', ('index:0', 'index:3')), ('3', ('name:3', 'index:3')), ('7', ('index:4', 'index:7')), ('name:7', ('index:4', 'index:7')),
-    ('10', ('0 to 9',)), ('-2', ('0 to 9',)), ('index:10', ('0 to 9',)), ('index:cat', ('unknown class',)), ('name:fish', ('unknown class',)),
-    ('Cat', ('unknown class', 'cat, 3, dog')), ('', ('unknown class',)), ('name:2', ('unknown class',))])
+    ('10', ('0 to 9',)), ('-2', ('0 to 9',)), ('index:10', ('0 to 9',)), ('index:cat', ('unknown class',)),
+    ('name:fish', ('unknown class',)), ('Cat', ('unknown class', 'cat, 3, dog')), ('', ('unknown class',)), ('name:2', ('unknown class',))])
 def test_a_class_is_refused(target, words):
     with pytest.raises(InputError) as e: said(target)
     assert all(w in str(e.value) for w in words) and 'class' in str(e.value)
@@ -71,7 +72,8 @@ NETWORKS = [ # what was asked for, its name, its weights; what it is called
     [('a.b:make', 'mine', 'u', 'mine (a.b:make)'), ('c.b:make', 'mine', 'v', 'mine (c.b:make)')],
     [('net.py:make', 'net:make', 'u', 'net:make'), ('/a/net.py:make', 'net:make', 'v', 'a/net:make')],
     [('resnet50', 'resnet50', 'u', 'resnet50'), ('a/r.py:f', 'resnet50', 'v', 'resnet50 (r.py:f)')],
-    [('/a/net.py:make', 'net:make', 'u', 'a/net:make'), ('/b/net.py:make', 'net:make', 'v', 'b/net:make'), ('/c/net.py:make', 'net:make', 'v', 'c/net:make')]]
+    [('/a/net.py:make', 'net:make', 'u', 'a/net:make'), ('/b/net.py:make', 'net:make', 'v', 'b/net:make'),
+     ('/c/net.py:make', 'net:make', 'v', 'c/net:make')]]
 
 @pytest.mark.parametrize('networks', NETWORKS, ids=lambda n: ' '.join(s for s, *_ in n))
 def test_networks_of_one_name_are_told_apart(networks, tmp_path):
@@ -80,7 +82,8 @@ def test_networks_of_one_name_are_told_apart(networks, tmp_path):
     called = {label: float(i) for i, (*_, label) in enumerate(networks)}
     assert dict(zip(rows.network, rows.insertion)) == called and {m['network'] for m in manifests} == {*called} and not notes
 
-@pytest.mark.parametrize('one, other', [('net.py:make', '/a/net.py:make'), ('/a/net.py:make', '/b/net.py:make'), ('resnet50', 'resnet50@IMAGENET1K_V2')])
+@pytest.mark.parametrize('one, other', [('net.py:make', '/a/net.py:make'), ('/a/net.py:make', '/b/net.py:make'),
+                                        ('resnet50', 'resnet50@IMAGENET1K_V2')])
 def test_one_network_is_one(one, other, tmp_path):
     "Of the same weights, whatever it was called by."
     for i, spec in enumerate((one, other)): shard(tmp_path, spec, 'net:make', 'u', float(i))
@@ -122,7 +125,8 @@ def tables(at, *files):
     "Parquet files of a column of images each, under these noted names."
     folder(at/'from', 'a.png')
     for k, names in enumerate(files):
-        image = pa.array([dict(bytes=(at/'from/a.png').read_bytes(), path=n) for n in names], pa.struct([('bytes', pa.binary()), ('path', pa.string())]))
+        image = pa.array([dict(bytes=(at/'from/a.png').read_bytes(), path=n) for n in names],
+                         pa.struct([('bytes', pa.binary()), ('path', pa.string())]))
         pq.write_table(pa.table({'image': image}), at/f'test-{k}.parquet')
     return at
 
@@ -138,7 +142,8 @@ def kaggle(at, *names):
 
 def cifar(at, *names):
     (at/'cifar-10-batches-py').mkdir()
-    for name, what in dict(test_batch=dict(data=np.zeros((len(names), 3072), np.uint8), labels=[0]*len(names), filenames=[*names]), **{'batches.meta': dict(label_names=['a'])}).items():
+    for name, what in dict(test_batch=dict(data=np.zeros((len(names), 3072), np.uint8), labels=[0]*len(names), filenames=[*names]),
+                           **{'batches.meta': dict(label_names=['a'])}).items():
         (at/'cifar-10-batches-py'/name).write_bytes(pickle.dumps({k.encode(): v for k, v in what.items()}))
     return at
 
@@ -193,7 +198,8 @@ class Reds(nn.Module):
 def test_a_study_has_rows_of_each_of_two_images_of_one_name(tmp_path, monkeypatch):
     data, net = tar(tmp_path, 'a/1.png', 'b/1.png', 'b/2.png'), Network('reds', Reds(), resize=8, crop=8)
     monkeypatch.setattr(room, 'network_of', lambda spec, shard: net)
-    run(Shard(network='reds', data=str(data), methods=('ig',), metrics=('delta',), steps=(1,), images=9, stop=9, exact=True, out=str(tmp_path/'out')), PAPER)
+    run(Shard(network='reds', data=str(data), methods=('ig',), metrics=('delta',), steps=(1,), images=9, stop=9, exact=True,
+              out=str(tmp_path/'out')), PAPER)
     rows, _ = read(tmp_path/'out')
     assert sorted(rows.name) == ['2.png', 'a/1.png', 'b/1.png'] and not rows.duplicated(KEY).any() and rows.delta.nunique() == 3
     for name, shade in {'a/1.png': 0, 'b/1.png': 10, '2.png': 20}.items():

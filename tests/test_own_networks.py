@@ -66,7 +66,8 @@ def bfloat():     return small(Net(kind=torch.bfloat16))
 def double():     return small(Net(kind=torch.float64))
 def scripted():   return small(torch.jit.trace(Net().eval(), torch.rand(2, 3, 32, 32)))
 def frozen():     return small(torch.jit.freeze(torch.jit.trace(Net().eval(), torch.rand(2, 3, 32, 32))))
-def exported():   return small(torch.export.export(Net().eval(), (torch.rand(3, 3, 32, 32),), dynamic_shapes=(dict({0: torch.export.Dim.AUTO}),)))
+def exported():
+    return small(torch.export.export(Net().eval(), (torch.rand(3, 3, 32, 32),), dynamic_shapes=({0: torch.export.Dim.AUTO},)))
 def stubborn():   return small(Stubborn())
 def locked():     return small(Locked())
 def stateful():   return small(Stateful())
@@ -112,14 +113,16 @@ def brief():
 
 def explained(capsys, tmp_path, spec, *argv):
     "What is said, and whether there is a picture."
-    status = main(['explain', 'embedded', '--model', str(spec), '--steps', '2', '--out', str(tmp_path/'maps.svg'), '--device', 'cpu', *argv])
+    status = main(['explain', 'embedded', '--model', str(spec), '--steps', '2', '--out', str(tmp_path/'maps.svg'), '--device',
+                   'cpu', *argv])
     plt.close('all')
     said = capsys.readouterr().err
     assert 'Traceback' not in said and (status == 0) == (tmp_path/'maps.svg').exists()
     return status, said
 
 
-PICTURES = ['plain', 'logits', 'mapping', 'pair', 'columns', 'bare', 'function', 'partial', 'half', 'bfloat', 'double', 'scripted', 'frozen',
+PICTURES = ['plain', 'logits', 'mapping', 'pair', 'columns', 'bare', 'function', 'partial', 'half', 'bfloat', 'double',
+            'scripted', 'frozen',
             'exported', 'stubborn', 'locked', 'stateful', 'inplace', 'timm', 'older', 'hugging', 'listed', 'vit', 'within']
 
 @pytest.mark.parametrize('name', PICTURES)
@@ -128,7 +131,8 @@ def test_a_picture(name, file, capsys, tmp_path):
     assert status == 0, said
 
 
-REFUSED = dict(made='inference', quantised='no gradient', softmax='say --score output', one='say --score sigmoid', certain='say --score output', mute='say --size 64',
+REFUSED = dict(made='inference', quantised='no gradient', softmax='say --score output', one='say --score sigmoid',
+               certain='say --score output', mute='say --size 64',
                nothing='returned NoneType', a_class='returned the class Net', weights='returned OrderedDict', text='must return logits',
                flat='must return logits', whole='must return logits', broken='cannot be run on images', nan='NaN or infinity')
 
@@ -165,7 +169,8 @@ def test_the_probability_is_what_the_network_says(name, score, sure, file):
 
 # a study
 
-@pytest.mark.parametrize('name, score', [('bare', 'probability'), ('function', 'probability'), ('half', 'probability'), ('stateful', 'logit'),
+@pytest.mark.parametrize('name, score', [('bare', 'probability'), ('function', 'probability'), ('half', 'probability'),
+                                         ('stateful', 'logit'),
                                          ('logits', 'contrast'), ('softmax', 'output'), ('one', 'sigmoid'), ('columns', 'probability')])
 def test_a_study(name, score, file, tmp_path):
     photos = tmp_path/'photos'
@@ -210,10 +215,11 @@ def state(**kinds):
     return Network('n', module, source='of a user' if 'plain' in kinds else '').fingerprint()
 
 one = torch.ones(2, 2)
-STATES = [dict(), dict(b=one.to_sparse()), dict(b=2*one.to_sparse()), dict(b=one.to_sparse_csr()*3), dict(b=torch.quantize_per_tensor(4*one, .5, 0, torch.qint8)),
+STATES = [dict(), dict(b=one.to_sparse()), dict(b=2*one.to_sparse()), dict(b=one.to_sparse_csr()*3),
+          dict(b=torch.quantize_per_tensor(4*one, .5, 0, torch.qint8)),
           dict(b=one.bfloat16()*5), dict(b=one.cfloat()*6), dict(b=one.bool()), dict(b=one[:0]), dict(b=one[0, 0]*7), dict(extra=dict(a=1)),
-          dict(extra=dict(a=2)), dict(extra={'a', 'b'}), dict(extra=[one]), dict(extra=[2*one]), dict(extra=None), dict(extra=torch.float16),
-          dict(plain=2.), dict(plain=3.), dict(plain=one), dict(plain=2*one), dict(plain=[1, 2])]
+          dict(extra=dict(a=2)), dict(extra={'a', 'b'}), dict(extra=[one]), dict(extra=[2*one]), dict(extra=None),
+          dict(extra=torch.float16), dict(plain=2.), dict(plain=3.), dict(plain=one), dict(plain=2*one), dict(plain=[1, 2])]
 
 def test_any_state_has_a_fingerprint_of_its_own():
     assert [state(**s) for s in STATES] == [state(**s) for s in STATES] and len({state(**s) for s in STATES}) == len(STATES)
@@ -223,10 +229,13 @@ def test_any_state_has_a_fingerprint_of_its_own():
 
 LATE = {
     'when it is imported': 'import {m}\nclass Net(nn.Flatten):\n    def forward(self, x): return super().forward(x)[:, :3]*{m}.factor\n',
-    'when it is made': 'class Net(nn.Flatten):\n    def __init__(self):\n        super().__init__()\n        import {m}\n        self.m = {m}\n'
+    'when it is made': 'class Net(nn.Flatten):\n    def __init__(self):\n        super().__init__()\n        import {m}\n        self.m = '
+                       '{m}\n'
                        '    def forward(self, x): return super().forward(x)[:, :3]*self.m.factor\n',
-    'when it runs': 'class Net(nn.Flatten):\n    def forward(self, x):\n        from {m} import factor\n        return super().forward(x)[:, :3]*factor\n',
-    'through another': 'class Net(nn.Flatten):\n    def forward(self, x):\n        import {m}_way\n        return super().forward(x)[:, :3]*{m}_way.get()\n',
+    'when it runs': 'class Net(nn.Flatten):\n    def forward(self, x):\n        from {m} import factor\n        return '
+                    'super().forward(x)[:, :3]*factor\n',
+    'through another': 'class Net(nn.Flatten):\n    def forward(self, x):\n        import {m}_way\n        return super().forward(x)[:, '
+                       ':3]*{m}_way.get()\n',
     'from another folder': 'import sys; sys.path.append(FOLDER)\nclass Net(nn.Flatten):\n    def forward(self, x):\n        import {m}\n'
                            '        return super().forward(x)[:, :3]*{m}.factor\n'}
 
@@ -236,7 +245,8 @@ def test_a_module_beside_it_is_found_and_counts(when, tmp_path):
     (elsewhere if 'folder' in when else tmp_path).mkdir(exist_ok=True)
     beside = (elsewhere if 'folder' in when else tmp_path)/f'{name}.py'
     (tmp_path/f'{name}_way.py').write_text(f'def get():\n    import {name}\n    return {name}.factor\n')
-    (tmp_path/'net.py').write_text(f'from torch import nn\nFOLDER = {str(elsewhere)!r}\n' + LATE[when].format(m=name) + 'def make(): return Net()\n')
+    (tmp_path/'net.py').write_text(f'from torch import nn\nFOLDER = {str(elsewhere)!r}\n' + LATE[when].format(m=name)
+                                   + 'def make(): return Net()\n')
     found = []
     for factor in (8, 2):
         beside.write_text(f'factor = {factor}\n')

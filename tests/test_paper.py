@@ -47,11 +47,14 @@ def test_a_paper_goes_from_images_to_the_page(tmp_path):
     what = dict(paper=f'{__file__}:TOY', network='mini_mobilenet', data='embedded:40', stop=6, images=6, out=str(tmp_path/'r'))
     for protocol in paper.protocols: run(Shard(**what, protocol=protocol), paper)
     rows, _ = read(tmp_path/'r')
-    assert {*zip(rows.method, rows.steps)} == {('edges', 0), ('line', 4), ('line', 8)} and rows.spread.between(0, 1).all() and rows.spread.notna().all()
+    assert {*zip(rows.method, rows.steps)} == {('edges', 0), ('line', 4), ('line', 8)} and rows.spread.between(0, 1).all()
+    assert rows.spread.notna().all()
     files = {f.name for f in report(tmp_path/'r', tmp_path/'out', paper)}
-    assert {'spread-corrected.md', 'gains-published.csv', 'claims.tex', 'histogram.png', 'maps.png', 'curves-spread-corrected.svg', 'protocols.png', 'index.html'} <= files
+    assert {'spread-corrected.md', 'gains-published.csv', 'claims.tex', 'histogram.png', 'maps.png', 'curves-spread-corrected.svg',
+            'protocols.png', 'index.html'} <= files
     html = (tmp_path/'out'/'index.html').read_text('utf-8')
-    order = [html.index(t) for t in ('<h1>Edges against a straight line</h1>', 'The straight line is more focused than edges', 'How spread', 'Maps of every method')]
+    order = [html.index(t) for t in ('<h1>Edges against a straight line</h1>', 'The straight line is more focused than edges', 'How spread',
+                                     'Maps of every method')]
     assert order == sorted(order) and 'IDGI' not in html and '>Straight line<' in html
 
 

@@ -68,7 +68,8 @@ def test_every_guided_ig_map_of_the_study_is_met_where_the_forward_pass_is_the_s
     found = next((errors(r, golden, 'gig') for r in runs.values() if (r['prob'] == golden['prob']).all()), None)
     if found is None:
         off = {isa: abs(r['prob'] - golden['prob']).max().item() for isa, r in runs.items()}
-        pytest.skip('Guided IG is chaotic under rounding (a relative change of 1e-7 of the input turns the final map to a cosine of about 0.1), so its golden maps can be met '
+        pytest.skip('Guided IG is chaotic under rounding (a relative change of 1e-7 of the input turns the final map to a cosine of about '
+                    '0.1), so its golden maps can be met '
                     f'only where the forward pass gives the golden probabilities bit for bit; here they differ with all kernels: {off}')
     assert len(found) == 2 and max(e.max() for e in found.values()) <= 1e-4, found
 
@@ -113,7 +114,8 @@ def test_information_curves_of_the_studys_own_maps_are_met(net, golden):
     pixels, blurred = (torch.from_numpy(golden[k]) for k in ('pixels', 'blurred_pixels'))
     keys = [k.removeprefix('png_bytes/') for k in golden if k.startswith('png_bytes/')]
     assert len(keys) == 8
-    found = information_curves(model, pixels, blurred, [golden[f'map/{k}'] for k in keys], target, Network('golden', model, mean, std).normalize)
+    found = information_curves(model, pixels, blurred, [golden[f'map/{k}'] for k in keys], target,
+                               Network('golden', model, mean, std).normalize)
     for i, k in enumerate(keys):
         assert (found.bytes[i].numpy() == golden[f'png_bytes/{k}']).all(), k
         assert (found.correct[i].numpy() == golden[f'pic_correct/{k}']).all(), k

@@ -133,7 +133,8 @@ def test_guided_in_pixel_space_hands_the_network_normalised_images():
     m, s = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (mean, std))
     assert torch.allclose(seen[0], x*0 - 1) and torch.allclose(seen[-1], x)
     assert all(torch.allclose((p.x - m)/s, v) for p, v in zip(points, seen, strict=True))
-    assert torch.allclose(points[0].g, (1/s).expand_as(x)), 'the corrected protocol keeps one space: the chain rule puts 1/std into the gradient'
+    assert torch.allclose(points[0].g,
+                          (1/s).expand_as(x)), 'the corrected protocol keeps one space: the chain rule puts 1/std into the gradient'
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -161,15 +162,19 @@ def test_pixels_without_their_normalisation_are_refused():
 # -- what cannot be used
 
 @pytest.mark.parametrize('make', [StraightPath, GuidedPath], ids=lambda p: p.__name__)
-@pytest.mark.parametrize('baseline,said', [(torch.zeros(1, 4, 8, 8), 'does not fit'), (torch.zeros(3, 3, 8, 8), 'does not fit'), (torch.zeros(7), 'does not fit'),
-                                           (float('nan'), 'NaN'), (torch.full((1, 3, 8, 8), torch.inf), 'NaN')], ids=['channels', 'batch', 'vector', 'nan', 'inf'])
+@pytest.mark.parametrize('baseline,said', [(torch.zeros(1, 4, 8, 8), 'does not fit'), (torch.zeros(3, 3, 8, 8), 'does not fit'),
+                                           (torch.zeros(7), 'does not fit'),
+                                           (float('nan'), 'NaN'), (torch.full((1, 3, 8, 8), torch.inf), 'NaN')],
+                         ids=['channels', 'batch', 'vector', 'nan', 'inf'])
 def test_a_baseline_that_cannot_be_used_is_refused(make, baseline, said):
     with pytest.raises(InputError, match=said): walk(make(baseline), pictures(2), 2)
 
 
 @pytest.mark.parametrize('make,said', [
-    (lambda: BlurPath(0.), 'max_sigma'), (lambda: BlurPath(-1.), 'max_sigma'), (lambda: BlurPath(float('nan')), 'max_sigma'), (lambda: BlurPath(grad_step=0.), 'grad_step'),
-    (lambda: GuidedPath(fraction=0.), 'fraction'), (lambda: GuidedPath(fraction=1.1), 'fraction'), (lambda: GuidedPath(max_dist=-.1), 'max_dist'), (lambda: GuidedPath(max_dist=2.), 'max_dist')],
+    (lambda: BlurPath(0.), 'max_sigma'), (lambda: BlurPath(-1.), 'max_sigma'), (lambda: BlurPath(float('nan')), 'max_sigma'),
+    (lambda: BlurPath(grad_step=0.), 'grad_step'),
+    (lambda: GuidedPath(fraction=0.), 'fraction'), (lambda: GuidedPath(fraction=1.1), 'fraction'),
+    (lambda: GuidedPath(max_dist=-.1), 'max_dist'), (lambda: GuidedPath(max_dist=2.), 'max_dist')],
     ids=['sigma 0', 'sigma < 0', 'sigma nan', 'grad_step 0', 'fraction 0', 'fraction > 1', 'max_dist < 0', 'max_dist > 1'])
 def test_constants_that_cannot_be_used_are_refused_and_named(make, said):
     with pytest.raises(InputError, match=said): make()

@@ -22,7 +22,8 @@ PIXELS = (X + 1)/2
 
 # -- the pool
 
-@pytest.mark.parametrize('allowed,threads,cores', [({0}, 8, 1), ({0, 1, 2}, 8, 3), ({1, 5}, 1, 1), (set(range(64)), 4, 4), ({3}, 1, 1), (set(range(2)), 2, 2)])
+@pytest.mark.parametrize('allowed,threads,cores', [({0}, 8, 1), ({0, 1, 2}, 8, 3), ({1, 5}, 1, 1), (set(range(64)), 4, 4), ({3}, 1, 1),
+                                                   (set(range(2)), 2, 2)])
 def test_the_pool_has_the_cores_of_the_process(monkeypatch, allowed, threads, cores):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: allowed, raising=False)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
@@ -65,7 +66,8 @@ def child(function, expected):
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
 @pytest.mark.parametrize('function', [again, curves_again, twice])
-def test_a_forked_child_makes_a_pool_of_its_own(function): child(function, (curves() if function is curves_again else compressed_sizes(PIXELS))().tolist())
+def test_a_forked_child_makes_a_pool_of_its_own(function):
+    child(function, (curves() if function is curves_again else compressed_sizes(PIXELS))().tolist())
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
 def test_the_parents_pool_survives_the_fork():
@@ -80,11 +82,15 @@ def test_the_parents_pool_survives_the_fork():
 
 def walked(path, rule): return lambda n: attribute(smooth(), X, C, path, (2,), (rule,), batch_size=n)
 def classed(make, **how): return lambda n: make(smooth()).attribute(X, n_steps=2, internal_batch_size=n, **how)
-LOOPS = {'straight': walked(StraightPath(), riemann), 'hessian': walked(StraightPath(), second_order), 'guided': walked(GuidedPath(), riemann), 'blur': walked(BlurPath(3.), riemann),
-         'quadrature': walked(Quadrature(StraightPath(), 'gausslegendre'), riemann), 'IG': classed(IntegratedGradients), 'IG of a class': classed(IntegratedGradients, target=1), 'GIG': classed(GuidedIG),
+LOOPS = {'straight': walked(StraightPath(), riemann), 'hessian': walked(StraightPath(), second_order),
+         'guided': walked(GuidedPath(), riemann), 'blur': walked(BlurPath(3.), riemann),
+         'quadrature': walked(Quadrature(StraightPath(), 'gausslegendre'), riemann), 'IG': classed(IntegratedGradients),
+         'IG of a class': classed(IntegratedGradients, target=1), 'GIG': classed(GuidedIG),
          'BlurIG': classed(BlurIG), 'IDGI': classed(lambda m: IDGI(IntegratedGradients(m)), return_convergence_delta=True),
-         'insertion': lambda n: insertion(smooth(), X, X.sum(1), C, 0., n), 'insertion of many': lambda n: insertion(smooth(), X, [X.sum(1)]*3, C, 0., batch_size=n),
-         'diffid': lambda n: diffid(smooth(), X, C, X, batch_size=n).logits, 'sensitivity': lambda n: sensitivity_n(smooth(), X, C, X.sum(1), batch_size=n),
+         'insertion': lambda n: insertion(smooth(), X, X.sum(1), C, 0., n),
+         'insertion of many': lambda n: insertion(smooth(), X, [X.sum(1)]*3, C, 0., batch_size=n),
+         'diffid': lambda n: diffid(smooth(), X, C, X, batch_size=n).logits,
+         'sensitivity': lambda n: sensitivity_n(smooth(), X, C, X.sum(1), batch_size=n),
          'information': lambda n: information_curves(smooth(), PIXELS, 0., X.sum(1), C, lambda v: 2*v - 1, batch_size=n)}
 
 @pytest.mark.parametrize('size', [0, -1, -64, 2.5, True, '8', torch.inf], ids=str)

@@ -90,13 +90,15 @@ def test_expected_gradients_meet_the_published_maps(golden):
 
 
 def test_adversarial_paths_meet_the_published_maps(golden):
-    if golden.of == 'imagenet': pytest.skip('the walk of its one photograph is chaotic: ours in single and in double precision are .78 apart')
+    if golden.of == 'imagenet':
+        pytest.skip('the walk of its one photograph is chaotic: ours in single and in double precision are .78 apart')
     path = lambda dtype: AdversarialPath(golden('classes/agi'), golden('R_k_steps').tolist()[2], normalize=(golden.mean, golden.std))
     golden.meets([f'map/agi/{rule}' for rule in RULES], path, [rule() for rule in RULES.values()], 'published', better_half=True)
 
 
 @pytest.mark.parametrize('rule', ['vanilla', 'valid_ip'])
-@pytest.mark.parametrize('key, unit, protocol', [('element', 'value', 'corrected'), ('pixel', 'pixel', 'corrected'), ('published', 'value', 'published')])
+@pytest.mark.parametrize('key, unit, protocol', [('element', 'value', 'corrected'), ('pixel', 'pixel', 'corrected'),
+                                                 ('published', 'value', 'published')])
 def test_diffid_meets_the_published_curves(shared, rule, key, unit, protocol):
     sys.path.insert(0, str(shared/'realdata'))
     import realdata
@@ -156,8 +158,10 @@ def test_the_order_of_lines_changes_nothing(order, k):
 
 PATHS = dict(noise=lambda x, rows: ReferencePath(noise_references(x.sigmoid(), range(9)[rows], 3, same), 2),
              others=lambda x, rows: ReferencePath(pictures(12).view(4, 3, *SIZE)[rows], 2, random_alphas(range(4)[rows], 3, 2)),
-             classes=lambda x, rows: AdversarialPath(torch.tensor([[1, 2, 3], [0, 2, 4], [3, 1, 0], [4, 0, 2]])[rows], 3, normalize=(.4, .5)),
-             accumulated=lambda x, rows: AdversarialPath(torch.tensor([[1, 2, 3], [0, 2, 4], [3, 1, 0], [4, 0, 2]])[rows], 3, normalize=(.4, .5), cumulative=True))
+             classes=lambda x, rows: AdversarialPath(torch.tensor([[1, 2, 3], [0, 2, 4], [3, 1, 0], [4, 0, 2]])[rows], 3,
+                                                     normalize=(.4, .5)),
+             accumulated=lambda x, rows: AdversarialPath(torch.tensor([[1, 2, 3], [0, 2, 4], [3, 1, 0], [4, 0, 2]])[rows], 3,
+                                                         normalize=(.4, .5), cumulative=True))
 
 @pytest.mark.parametrize('name', PATHS)
 def test_every_path_is_of_its_images_whatever_the_batch(name):
@@ -188,7 +192,8 @@ def peak(go):
 def lines(R, k): return ReferencePath(uniform_references([1, 2], R, same), k)
 def steps(L, m): return AdversarialPath(other_classes([1, 2], torch.tensor([1, 2]), L, 50), m, normalize=(.5, .5))
 
-@pytest.mark.parametrize('path, few, many', [(lines, (8, 2), (80, 2)), (lines, (8, 2), (8, 40)), (lines, (8, 1), (80, 1)), (steps, (4, 5), (40, 5)), (steps, (4, 5), (4, 40))])
+@pytest.mark.parametrize('path, few, many', [(lines, (8, 2), (80, 2)), (lines, (8, 2), (8, 40)), (lines, (8, 1), (80, 1)),
+                                             (steps, (4, 5), (40, 5)), (steps, (4, 5), (4, 40))])
 def test_memory_is_flat_in_lines_and_points(path, few, many):
     net, x = smooth(classes=50), images(2, h=32, w=32)
     go = lambda n: attribute(net, x, [1, 2], path(*n), rules=[Mean(), ValidReferences(), ValidInterpolations()], batch_size=8)
@@ -219,12 +224,14 @@ def test_at_alpha_one_the_product_is_zero_and_counts():
 
 @pytest.mark.parametrize('alphas', [[0.], [0., .5], [0., .5, 1.], [0., .3, .9]], ids=str)
 def test_a_reference_equal_to_the_image_adds_to_counts_only(alphas):
-    "A point between the two is the image where its alpha is exact in binary, else but for rounding; the line's displacement is zero always."
+    """A point between the two is the image where its alpha is exact in binary, else but for rounding; the line's displacement is zero
+    always."""
     x, r, k = pictures(2), torch.rand(2, 3, *SIZE, dtype=torch.float64), len(alphas)
     path = lambda r: ReferencePath(r, k, torch.tensor(alphas, dtype=torch.float64).expand(2, r.shape[1], k))
     few, more = (list(maps(x, path(v)).values()) for v in (r, torch.cat([r, x[:, None]], 1)))
     lines = torch.stack([maps(x, path(r[:, i:i+1]), [Mean()])['mean', k] for i in range(3)])
-    points = torch.stack([maps(x, ReferencePath(r[:, i:i+1], 1, torch.full((2, 1, 1), a, dtype=torch.float64)), [Points()])['points', 1] for i in range(3) for a in alphas])
+    points = torch.stack([maps(x, ReferencePath(r[:, i:i+1], 1, torch.full((2, 1, 1), a, dtype=torch.float64)), [Points()])['points', 1]
+                          for i in range(3) for a in alphas])
     for i, P in (2, lines), (4, points):
         count = (P >= 0).sum(0)
         for a, b in zip(few[i:i+2], more[i:i+2]):
@@ -252,7 +259,8 @@ def test_with_every_product_positive_valid_interpolations_are_the_mean_product()
 def test_riemann_is_the_mean_and_completeness_is_of_the_mean_reference():
     x, path = pictures(3), ReferencePath(uniform_references(range(3), 4, same), 200)
     found = maps(x, path, [Mean(), riemann, idgi, absolute])
-    assert torch.allclose(found['mean', 800], found['riemann', 800]) and (found['absolute', 800] >= found['riemann', 800].abs() - 1e-9).all()
+    assert torch.allclose(found['mean', 800], found['riemann', 800])
+    assert (found['absolute', 800] >= found['riemann', 800].abs() - 1e-9).all()
     value = lambda p: logit(predict(NET, p.flatten(0, 1)), classes(3).repeat(len(p))).view(p.shape[:2])
     change = path.change(value, x)
     assert torch.allclose(found['idgi', 800].sum((1, 2, 3)), change, atol=1e-8)
@@ -382,10 +390,14 @@ def test_training_images_are_named_and_are_not_those_explained(tmp_path):
 WHOLE = dict(data=np.zeros((4, 3072), np.uint8), labels=[0, 1, 2, 1], filenames=[b'a', b'b', b'c', b'd'])
 
 @pytest.mark.parametrize('says, bytes_of', [
-    ('is no file of CIFAR', lambda whole: whole[:len(whole)//2]), ('is no file of CIFAR', lambda whole: b''), ('it holds list', lambda whole: pickle.dumps([1])),
-    ('which is no array', lambda whole: b'cos\nsystem\n(S"echo"\ntR.'), ('no images of 3072 bytes', lambda whole: pickle.dumps({})), ('no images of 3072 bytes', lambda whole: pickle.dumps(WHOLE | dict(data=WHOLE['data'][:, 1:]))),
-    ('no images of 3072 bytes', lambda whole: pickle.dumps(WHOLE | dict(data=WHOLE['data'].astype(float)))), ('not as many labels', lambda whole: pickle.dumps(WHOLE | dict(labels=[0]))), ('not as many labels', lambda whole: pickle.dumps(WHOLE | dict(labels=None))),
-    ('not as many labels', lambda whole: pickle.dumps(WHOLE | dict(filenames=[b'a']))), ('has the label 3; there are 3 classes', lambda whole: pickle.dumps(WHOLE | dict(labels=[0, 1, 2, 3]))),
+    ('is no file of CIFAR', lambda whole: whole[:len(whole)//2]), ('is no file of CIFAR', lambda whole: b''),
+    ('it holds list', lambda whole: pickle.dumps([1])),
+    ('which is no array', lambda whole: b'cos\nsystem\n(S"echo"\ntR.'), ('no images of 3072 bytes', lambda whole: pickle.dumps({})),
+    ('no images of 3072 bytes', lambda whole: pickle.dumps(WHOLE | dict(data=WHOLE['data'][:, 1:]))),
+    ('no images of 3072 bytes', lambda whole: pickle.dumps(WHOLE | dict(data=WHOLE['data'].astype(float)))), ('not as many labels',
+    lambda whole: pickle.dumps(WHOLE | dict(labels=[0]))), ('not as many labels', lambda whole: pickle.dumps(WHOLE | dict(labels=None))),
+    ('not as many labels', lambda whole: pickle.dumps(WHOLE | dict(filenames=[b'a']))),
+    ('has the label 3; there are 3 classes', lambda whole: pickle.dumps(WHOLE | dict(labels=[0, 1, 2, 3]))),
     ("'cat', which is no number", lambda whole: pickle.dumps(WHOLE | dict(labels=[0, 1, 2, 'cat'])))])
 def test_a_corrupt_batch_of_cifar_is_named(tmp_path, says, bytes_of):
     folder = tmp_path/'cifar-10-batches-py'

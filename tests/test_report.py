@@ -19,14 +19,17 @@ SIX = tuple(m.name for m in PAPER.methods)
 def report(results, out, **kw): return R.report(results, out, PAPER, **kw)
 
 
-def shard(file, network='mini_resnet', protocol='corrected', images=30, steps=(8, 16), methods=SIX, data='embedded:100', name='image-{}', skipped=(), failed=(), shift=0.):
+def shard(file, network='mini_resnet', protocol='corrected', images=30, steps=(8, 16), methods=SIX, data='embedded:100', name='image-{}',
+          skipped=(), failed=(), shift=0.):
     "Writes a shard with known effects, as `study.shard.run` does."
     rng, rows = np.random.default_rng([7, *network.encode()]), []
     own = rng.uniform(.3, .7, images)
     for i, m, n in product(range(images), methods, steps):
         score = own[i] + m.endswith('+idgi')*GAIN[m.split('+')[0]] + (protocol == 'published')*PROTOCOL + rng.normal(0, .02) + shift
-        rows.append(dict(network=network, data=data, name=name.format(i), label=0, target=0, prob=.9, confident=True, method=m, steps=n, protocol=protocol, insertion=score, insertion_ratio=score/.9, delta=0.))
-    manifest = dict(shard=dict(paper=PAPER.name, network=network, data=data, methods=methods, steps=steps, protocol=protocol, start=0, stop=images, images=images, seed=0),
+        rows.append(dict(network=network, data=data, name=name.format(i), label=0, target=0, prob=.9, confident=True, method=m, steps=n,
+                         protocol=protocol, insertion=score, insertion_ratio=score/.9, delta=0.))
+    manifest = dict(shard=dict(paper=PAPER.name, network=network, data=data, methods=methods, steps=steps, protocol=protocol, start=0,
+                               stop=images, images=images, seed=0),
                     version='0.1.0', torch='2.11', device='cpu', seconds=60., weights='w', skipped=skipped, failed=failed)
     file.parent.mkdir(parents=True, exist_ok=True)
     t = pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False)
@@ -40,7 +43,8 @@ def results(tmp_path):
     folder = tmp_path/'results'
     for protocol in ('corrected', 'published'):
         shard(folder/f'a-{protocol}.parquet', protocol=protocol)
-        shard(folder/'deeper'/f'b-{protocol}.parquet', 'mini_vgg', protocol, methods=(*SIX[:2], *SIX[4:]), steps=(8, 16) if protocol == 'corrected' else (8,))
+        shard(folder/'deeper'/f'b-{protocol}.parquet', 'mini_vgg', protocol, methods=(*SIX[:2], *SIX[4:]),
+              steps=(8, 16) if protocol == 'corrected' else (8,))
     return folder
 
 
@@ -56,7 +60,8 @@ def hostile(tmp_path_factory):
     "Results whose every name is an attack, and their report."
     evil = '<script>alert("x")</script>'
     folder = tmp_path_factory.mktemp('hostile')
-    shard(folder/'r'/'a.parquet', network=evil, data=f'/tmp/{evil} & $x$', images=4, skipped=[[f'{evil}.jpg', f'bad | {evil}']], failed=[["it's.jpg", 'NaN']])
+    shard(folder/'r'/'a.parquet', network=evil, data=f'/tmp/{evil} & $x$', images=4, skipped=[[f'{evil}.jpg', f'bad | {evil}']],
+          failed=[["it's.jpg", 'NaN']])
     report(folder/'r', folder/'out')
     return folder/'out'
 
@@ -81,7 +86,9 @@ def test_the_page_says_what_was_run(results, tmp_path):
     shard(results/'c.parquet', 'mini_mobilenet', skipped=[['broken.jpg', 'cannot be read']])
     rows, manifests = read(results)
     html = R.page(rows, manifests, PAPER, all_tables(rows, PAPER), notes=['A note.'])
-    for text in ("embedded set: synthetic shapes over scikit-image&#x27;s photographs, not ImageNet", 'broken.jpg', 'cannot be read', '1 image could not be used', 'A note.', 'not run', '2.11', 'mini_mobilenet'): assert text in html
+    for text in ("embedded set: synthetic shapes over scikit-image&#x27;s photographs, not ImageNet", 'broken.jpg', 'cannot be read',
+                 '1 image could not be used', 'A note.', 'not run', '2.11', 'mini_mobilenet'):
+        assert text in html
 
 
 def test_the_same_results_give_the_same_files(results, tmp_path):
@@ -93,15 +100,18 @@ def test_the_same_results_give_the_same_files(results, tmp_path):
     assert report(results, tmp_path/'one', maps_of=None) == first
 
 
-@pytest.mark.parametrize('kw', [dict(protocol='published'), dict(steps=(16,)), dict(methods=SIX[4:]), dict(images=1, steps=(4,), methods=SIX[2:4])])
+@pytest.mark.parametrize('kw', [dict(protocol='published'), dict(steps=(16,)), dict(methods=SIX[4:]),
+                                dict(images=1, steps=(4,), methods=SIX[2:4])])
 def test_little_is_enough(tmp_path, kw):
     shard(tmp_path/'r'/'a.parquet', **kw)
     files = report(tmp_path/'r', tmp_path/'out', maps_of=None)
     protocol = kw.get('protocol', 'corrected')
-    drawn = {'construction', 'protocols', *(f'{n}-{protocol}' for n in ('six', 'curves-insertion', 'curves-insertion_ratio', 'curves-delta', 'gains', 'gains-more'))}
+    drawn = {'construction', 'protocols', *(f'{n}-{protocol}' for n in ('six', 'curves-insertion', 'curves-insertion_ratio', 'curves-delta',
+                                                                        'gains', 'gains-more'))}
     assert {f.stem for f in files if f.suffix == '.png'} == {f.stem for f in files if f.suffix == '.svg'} == drawn
     html = (tmp_path/'out'/'index.html').read_text('utf-8')
-    assert 'No figure of SIC, entropy; AIC, entropy' in html and 'Figures 1, 3 and 5, which show photographs, are left out' in html and f'Only the {protocol} protocol was run' in html
+    assert 'No figure of SIC, entropy; AIC, entropy' in html and 'Figures 1, 3 and 5, which show photographs, are left out' in html
+    assert f'Only the {protocol} protocol was run' in html
     assert not plt.get_fignums()
 
 
@@ -122,15 +132,18 @@ def test_maps_that_cannot_be_drawn_are_a_note(results, tmp_path):
 def test_the_claims_come_before_the_figures(results, tmp_path):
     report(results, tmp_path/'out', maps_of=None)
     html = (tmp_path/'out'/'index.html').read_text('utf-8')
-    order = [html.index(t) for t in ('The claims of the paper', '>What was run</h2>', 'the paper&#x27;s Figure 2', 'the paper&#x27;s Figure 4', '>More figures</h2>', '>Tables</h2>')]
+    order = [html.index(t) for t in ('The claims of the paper', '>What was run</h2>', 'the paper&#x27;s Figure 2',
+                                     'the paper&#x27;s Figure 4', '>More figures</h2>', '>Tables</h2>')]
     assert order == sorted(order) and html.count('The claims of the paper') == 1
 
 
 def test_made_up_results_say_so_before_anything_else(tmp_path, capsys):
     simulate(tmp_path/'r', images=6, steps=(8,), methods=SIX[:2])
     files = report(tmp_path/'r', tmp_path/'out', maps_of=None)
-    html, said = next(f for f in files if f.name == 'index.html').read_text('utf-8'), 'These results are made up: no network computed those of made_up_a, made_up_b'
-    assert html.count(said) == 2 and html.index(said) < html.index('<nav>') and f'<p class="loud">{said}' in html and said in capsys.readouterr().err
+    html, said = next(f for f in files if f.name
+                      == 'index.html').read_text('utf-8'), 'These results are made up: no network computed those of made_up_a, made_up_b'
+    assert html.count(said) == 2 and html.index(said) < html.index('<nav>') and f'<p class="loud">{said}' in html
+    assert said in capsys.readouterr().err
 
 
 def test_files_that_were_renamed_say_so(results):
@@ -145,6 +158,7 @@ def test_a_real_study_from_shards_to_maps(tmp_path):
     what = dict(data='embedded:20', metrics=('insertion',), steps=(4,), stop=2, images=2, out=str(tmp_path/'r'))
     for network in ('mini_mobilenet', 'mini_resnet'): run(Shard(network=network, **what), PAPER)
     files = report(tmp_path/'r', tmp_path/'out')
-    assert {f'{n}.{f}' for n in ('maps', 'classes', 'paths') for f in ('png', 'svg')} <= {f.name for f in files} and 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')
+    assert {f'{n}.{f}' for n in ('maps', 'classes', 'paths') for f in ('png', 'svg')} <= {f.name for f in files}
+    assert 'are not drawn' not in (tmp_path/'out'/'index.html').read_text('utf-8')
     with_note = report(tmp_path/'r', tmp_path/'out2', maps_of=99)
     assert 'maps.png' not in {f.name for f in with_note} and 'maps_of is 99' in (tmp_path/'out2'/'index.html').read_text('utf-8')

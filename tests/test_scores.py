@@ -28,7 +28,8 @@ def test_scores_of_known_logits(score, target, must): assert torch.allclose(scor
 
 @pytest.mark.parametrize('kind', [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize('score', [probability, logit, contrast, sigmoid, output])
-def test_targets_of_every_integer_type(score, kind): assert torch.equal(score(Z, torch.tensor([1, 0]).to(kind)), score(Z, torch.tensor([1, 0])))
+def test_targets_of_every_integer_type(score, kind):
+    assert torch.equal(score(Z, torch.tensor([1, 0]).to(kind)), score(Z, torch.tensor([1, 0])))
 
 
 # ---- one output
@@ -52,12 +53,14 @@ def test_sigmoid_of_one_logit_is_probability_of_two():
     "Two logits (0, z) have the softmax sigmoid(z) for the second; so have the gradients."
     one, x = Ends(KEPT, classes=1), pictures(3)
     two = Ends(KEPT, classes=1); two.load_state_dict(one.state_dict()); two.end = lambda z: torch.cat([torch.zeros_like(z), z], 1)
-    (f, g), (p, q) = value_and_gradient(one, x, torch.tensor([0, 0, 0]), sigmoid), value_and_gradient(two, x, torch.tensor([1, 1, 1]), probability)
+    (f, g), (p, q) = value_and_gradient(one, x, torch.tensor([0, 0, 0]), sigmoid), value_and_gradient(two, x,
+        torch.tensor([1, 1, 1]), probability)
     assert torch.allclose(f, p) and torch.allclose(g, q)
 
 @pytest.mark.parametrize('target', [[1, 1], [0, 1], [-1, 0]])
 def test_the_target_of_one_output_is_0(target):
-    with pytest.raises(InputError, match='one output, and its target is 0'): value_and_gradient(Ends(KEPT, 1), pictures(2), torch.tensor(target), sigmoid)
+    with pytest.raises(InputError, match='one output, and its target is 0'):
+        value_and_gradient(Ends(KEPT, 1), pictures(2), torch.tensor(target), sigmoid)
 
 def test_a_copy_of_one_output_is_compared_by_more_than_a_softmax():
     "The softmax of one logit is 1 for every copy, right or wrong."
@@ -72,21 +75,27 @@ def test_a_copy_of_one_output_is_compared_by_more_than_a_softmax():
 # ---- ends in a softmax
 
 @pytest.mark.parametrize('end,says', [(SOFTMAX, True), (lambda z: z.softmax(1).clamp(1e-6), True), (lambda z: z.float().softmax(1), True),
-    (lambda z: z.bfloat16().softmax(1), True), (lambda z: torch.cat([z.softmax(1), 0*z], 1), True), (KEPT, False), (SIGMOID, False), (lambda z: z.log_softmax(1), False),
-    (lambda z: z.relu(), False), (lambda z: 2*z.softmax(1), False), (lambda z: z.softmax(1)[:, :1]*0 + 1, False), (lambda z: z.softmax(0), False), (lambda z: z*torch.nan, False)])
+    (lambda z: z.bfloat16().softmax(1), True), (lambda z: torch.cat([z.softmax(1), 0*z], 1), True), (KEPT, False), (SIGMOID, False),
+                                      (lambda z: z.log_softmax(1), False),
+    (lambda z: z.relu(), False), (lambda z: 2*z.softmax(1), False), (lambda z: z.softmax(1)[:, :1]*0 + 1, False),
+                                      (lambda z: z.softmax(0), False), (lambda z: z*torch.nan, False)])
 def test_a_softmax_at_the_end_is_seen(end, says): assert ends_in_softmax(predict(Ends(end), pictures(3))) is says
 
 @pytest.mark.parametrize('score', [probability, contrast])
-@pytest.mark.parametrize('explain', [lambda n, x, c, s: value_and_gradient(n, x, c, s, 2), lambda n, x, c, s: ir.attribute(n, x, c, ir.StraightPath(), (4, 8), score=s, batch_size=2),
-    lambda n, x, c, s: ir.IDGI(ir.IntegratedGradients(n, s)).attribute(x, target=c, n_steps=4), lambda n, x, c, s: ir.GuidedIG(n, s).attribute(x, target=c, n_steps=4)],
+@pytest.mark.parametrize('explain', [lambda n, x, c, s: value_and_gradient(n, x, c, s, 2), lambda n, x, c,
+                                     s: ir.attribute(n, x, c, ir.StraightPath(), (4, 8), score=s, batch_size=2),
+    lambda n, x, c, s: ir.IDGI(ir.IntegratedGradients(n, s)).attribute(x, target=c, n_steps=4), lambda n, x, c,
+                                     s: ir.GuidedIG(n, s).attribute(x, target=c, n_steps=4)],
     ids=['gradient', 'attribute', 'IDGI', 'GuidedIG'])
 def test_two_softmaxes_are_warned_of_once(score, explain):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         explain(Ends(SOFTMAX), pictures(3), torch.tensor([0, 1, 2]), score)
-    assert [str(w.message) for w in said] == [f'the network ends in a softmax, and score={score.__name__} takes another one; explain it with score=output']
+    assert [str(w.message)
+            for w in said] == [f'the network ends in a softmax, and score={score.__name__} takes another one; explain it with score=output']
 
-@pytest.mark.parametrize('score,end', [(output, SOFTMAX), (logit, SOFTMAX), (probability, KEPT), (contrast, KEPT), (sigmoid, KEPT), (probability, lambda z: z.log_softmax(1))])
+@pytest.mark.parametrize('score,end', [(output, SOFTMAX), (logit, SOFTMAX), (probability, KEPT), (contrast, KEPT), (sigmoid, KEPT),
+                                       (probability, lambda z: z.log_softmax(1))])
 def test_nothing_is_said_of_a_score_that_fits(score, end):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -94,11 +103,14 @@ def test_nothing_is_said_of_a_score_that_fits(score, end):
 
 def test_output_of_a_softmax_is_probability_of_its_logits():
     x, c = pictures(3), torch.tensor([4, 0, 2])
-    for a, b in zip(value_and_gradient(Ends(SOFTMAX), x, c, output), value_and_gradient(Ends(KEPT), x, c, probability)): assert torch.allclose(a, b)
+    for a, b in zip(value_and_gradient(Ends(SOFTMAX), x, c, output), value_and_gradient(Ends(KEPT), x, c, probability)):
+        assert torch.allclose(a, b)
 
-@pytest.mark.parametrize('score', [lambda z, c: z, lambda z, c: z.sum(), lambda z, c: logit(z, c)[:, None], lambda z, c: logit(z, c)[:1]], ids=['(B, K)', '()', '(B, 1)', '(1,)'])
+@pytest.mark.parametrize('score', [lambda z, c: z, lambda z, c: z.sum(), lambda z, c: logit(z, c)[:, None], lambda z, c: logit(z, c)[:1]],
+                         ids=['(B, K)', '()', '(B, 1)', '(1,)'])
 def test_a_score_is_one_number_an_image(score):
-    with pytest.raises(InputError, match='one number for each of 3 images'): value_and_gradient(smooth(), pictures(3), torch.tensor([0, 1, 2]), score)
+    with pytest.raises(InputError, match='one number for each of 3 images'):
+        value_and_gradient(smooth(), pictures(3), torch.tensor([0, 1, 2]), score)
 
 def test_a_score_looks_at_its_first_logits_only():
     "A GPU would have to wait for each look."
@@ -144,11 +156,14 @@ def together(*calls):
     for t in threads: t.join(10)
     return found
 
-def training(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(.5), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)).double().train()
+def training():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(.5), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                         nn.Linear(16, 5)).double().train()
 
 @pytest.mark.parametrize('explain', [
     lambda n, x: predict(n, x), lambda n, x: value_and_gradient(n, x, torch.zeros(len(x), dtype=torch.long))[1],
-    lambda n, x: ir.attribute(n, x, torch.zeros(len(x), dtype=torch.long), ir.StraightPath(), (1,), rules=(ir.riemann,), batch_size=len(x))['riemann', 1],
+    lambda n, x: ir.attribute(n, x, torch.zeros(len(x), dtype=torch.long), ir.StraightPath(), (1,), rules=(ir.riemann,),
+                              batch_size=len(x))['riemann', 1],
     lambda n, x: ir.IntegratedGradients(n).attribute(x, target=0, n_steps=1)], ids=['predict', 'gradient', 'attribute', 'IG'])
 def test_one_thread_leaves_while_another_computes(explain):
     "What the one that stays finds is what it finds alone."

@@ -23,7 +23,8 @@ def of(function):
     "The function for the paper whose results are made up."
     return lambda rows, *args, **kw: function(rows, PAPER, *args, **kw)
 
-all_tables, by_steps, exclusions, gains, network_names, protocols, table = map(of, (T.all_tables, T.by_steps, T.exclusions, T.gains, T.network_names, T.protocols, T.table))
+all_tables, by_steps, exclusions, gains, network_names, protocols, table = map(of,
+    (T.all_tables, T.by_steps, T.exclusions, T.gains, T.network_names, T.protocols, T.table))
 claims = of(C.claims)
 
 
@@ -53,11 +54,13 @@ def verdicts(rows, claim, protocol='corrected'):
 # reading
 
 def test_shards_with_and_without_a_column_are_read_together(tmp_path):
-    made(tmp_path, without=[c for c in EFFECTS if c in METRICS and c != 'insertion'] + [f'{c}_curve' for c in SCORES[2:]] + ['excluded', 'concentration'])
+    made(tmp_path, without=[c for c in EFFECTS if c in METRICS and c != 'insertion'] + [f'{c}_curve' for c in SCORES[2:]]
+         + ['excluded', 'concentration'])
     rows = made(tmp_path, networks=('mini_vgg',))
     for metric in METRICS:
         ran = table(rows, metric).frame.set_index('network').images
-        assert ran['mini_vgg'] in ('40', '36', '32') and ran['mini_resnet'] == ('40' if metric in ('insertion', 'near_zero', 'pointing', 'delta', 'reference') else NOT_RUN)
+        assert ran['mini_vgg'] in ('40', '36', '32')
+        assert ran['mini_resnet'] == ('40' if metric in ('insertion', 'near_zero', 'pointing', 'delta', 'reference') else NOT_RUN)
 
 
 # statistics and intervals
@@ -68,7 +71,8 @@ def test_metrics_report_what_they_say(tmp_path):
     reported = lambda metric: table(rows, metric).frame['IG'][0]
     assert reported('insertion') == pytest.approx(here.insertion.mean())
     assert reported('aic_entropy') == pytest.approx(here.aic_entropy.mean())
-    assert reported('aic_entropy') == pytest.approx(np.trapezoid(np.stack(here.aic_entropy_curve.dropna()).mean(0), dx=.01), abs=1e-6)      # the area under the mean curve
+    # the area under the mean curve
+    assert reported('aic_entropy') == pytest.approx(np.trapezoid(np.stack(here.aic_entropy_curve.dropna()).mean(0), dx=.01), abs=1e-6)
     assert reported('sic_entropy') == pytest.approx(np.trapezoid(np.median(np.stack(here.sic_entropy_curve.dropna()), 0), dx=.01))
     assert reported('delta') == pytest.approx(here.delta.abs().mean())
     assert reported('near_zero') == f'{here.near_zero.sum():.0f} of 40'
@@ -87,8 +91,10 @@ def test_known_effects_come_out(results):
     for protocol in ('corrected', 'published'):
         f = gains(rows, 8, protocol).frame.set_index(['network', 'method', 'metric'])
         for network, metric in product(('mini_resnet', 'mini_vgg'), ('insertion', 'aic_entropy', 'sic_msssim')):
-            doublings = -1 if network == 'mini_resnet' or protocol == 'corrected' else 0     # from 16 steps, at which IDGI adds all of its gain
-            assert f.difference[network, 'IG+IDGI', METRICS[metric].title] == pytest.approx(.05 + .02*doublings, abs=.05 if 'sic' in metric else .015)
+            # from 16 steps, at which IDGI adds all of its gain
+            doublings = -1 if network == 'mini_resnet' or protocol == 'corrected' else 0
+            assert f.difference[network, 'IG+IDGI', METRICS[metric].title] == pytest.approx(.05 + .02*doublings,
+                abs=.05 if 'sic' in metric else .015)
             if metric == 'insertion': assert f.low[network, 'IG+IDGI', METRICS[metric].title] > 0
         assert f.high['mini_resnet', 'GIG+IDGI', 'Insertion score'] < 0 and f.images['mini_vgg', 'GIG+IDGI', 'Insertion score'] == NOT_RUN
     g = protocols(rows, 8).frame
@@ -124,7 +130,8 @@ def test_cells_that_were_not_run_say_so(results):
     assert set(table(rows, 'insertion', protocol='published').cells()[1][1][1:]) == {NOT_RUN}
     assert {r[3] for r in by_steps(rows, 'mini_vgg', 'published').cells()[1]} == {NOT_RUN}
     for t in all_tables(rows).values():
-        for text in (t.markdown(), t.csv(), t.latex(), t.html()): assert not re.search(r'\bnan\b|none\b(?!">)|,,|\|\s*\|\s*\||& *&|<td></td>', text, re.I)
+        for text in (t.markdown(), t.csv(), t.latex(), t.html()):
+            assert not re.search(r'\bnan\b|none\b(?!">)|,,|\|\s*\|\s*\||& *&|<td></td>', text, re.I)
 
 
 def test_columns_that_are_absent_or_empty_are_not_run(tmp_path):
@@ -134,7 +141,8 @@ def test_columns_that_are_absent_or_empty_are_not_run(tmp_path):
         tables = all_tables(poor)
         assert tables.keys() == all_tables(rows).keys() and {f'{c}-corrected' for c in PAPERS} <= tables.keys()
         for name, t in tables.items():
-            numbers = t.frame.drop(columns=[c for c in ('network', 'metric', 'method', 'claim', 'statistic', 'holds if', 'protocol') if c in t.frame])
+            numbers = t.frame.drop(columns=[c for c in ('network', 'metric', 'method', 'claim', 'statistic', 'holds if', 'protocol')
+                                            if c in t.frame])
             assert {c for r in Table('', '', numbers).cells()[1] for c in r} == {NOT_RUN}, name
 
 
@@ -151,20 +159,25 @@ def test_exclusions_are_counted(tmp_path):
     rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), protocols=('corrected', 'published'), images=20)
     rows.loc[(rows.network == 'mini_vgg') & (rows['name'] == 'image-001'), 'excluded'] = 'a new reason'
     t = exclusions(rows)
-    assert t.frame.set_index('network').T.to_dict() == {n: {'images': 20, 'kept': 16 - k, 'not confident': 2, 'SIC: last value': 0, 'SIC: no rise': 0, 'AIC: last value': 0, 'AIC: no rise': 0, 'entropy: bytes': 2, 'a new reason': k} for n, k in dict(mini_resnet=0, mini_vgg=1).items()}
+    assert t.frame.set_index('network').T.to_dict() == {n: {'images': 20, 'kept': 16 - k, 'not confident': 2, 'SIC: last value': 0,
+                                                            'SIC: no rise': 0, 'AIC: last value': 0, 'AIC: no rise': 0, 'entropy: bytes': 2,
+                                                            'a new reason': k} for n, k in dict(mini_resnet=0, mini_vgg=1).items()}
     head, body = exclusions(rows[rows.network == 'mini_vgg'].assign(network='vgg16')).cells()
-    assert len(body) == 10 and all({*r[1:]} == {NOT_RUN} for r in body if r[0] != 'vgg16') and body[8] == ['vgg16', '20', '15', '2', '0', '0', '0', '0', '2', '1']
+    assert len(body) == 10 and all({*r[1:]} == {NOT_RUN} for r in body if r[0] != 'vgg16')
+    assert body[8] == ['vgg16', '20', '15', '2', '0', '0', '0', '0', '2', '1']
 
 
 # claims
 
 def test_claims_follow_the_effects(tmp_path):
     up, down, none = 'supported', 'contradicted', 'undecided'
-    rows = made(tmp_path, steps=(8, 16, 32), images=80)         # one interval in twenty misses: some seeds find something where there is nothing
+    # one interval in twenty misses: some seeds find something where there is nothing
+    rows = made(tmp_path, steps=(8, 16, 32), images=80)
     assert verdicts(rows, LOWERS)[:4] == [up, down, none, up]
     assert verdicts(rows, PATCHY)[:3] == [up, down, none] and verdicts(rows, BLUR) == [up]
     assert verdicts(rows, SENSITIVE)[:3] == verdicts(rows, SENSITIVE)[4:7] == [up, down, none]
-    assert verdicts(rows, RESIDUAL) == [NOT_RUN]*2 and verdicts(rows, WEIGHTS) == [NOT_RUN] and {*verdicts(rows, RAISES, 'published')} == {NOT_RUN}
+    assert verdicts(rows, RESIDUAL) == [NOT_RUN]*2 and verdicts(rows, WEIGHTS) == [NOT_RUN]
+    assert {*verdicts(rows, RAISES, 'published')} == {NOT_RUN}
     turned = {c: {m: -v for m, v in e.items()} for c, e in EFFECTS.items()}
     rows = made(tmp_path/'turned', seed=3, effects=turned)
     assert verdicts(rows, LOWERS)[:3] == [down, up, none] and verdicts(rows, PATCHY)[:3] == [down, up, none]
@@ -176,7 +189,8 @@ def test_gains_everywhere_and_nowhere(tmp_path, size, expected):
     most, not_all, *each = verdicts(rows, RAISES)
     assert [most, *each] == [expected]*7 and not_all != expected
     f = claims(rows).frame.query('protocol.str.startswith("corrected")')
-    assert f.estimate.iloc[0] == (size > 0) and set(f.iloc[1][['estimate', 'low', 'high']]) == {f'{36*(size < 0)} of 36'} and f['holds if'].iloc[1] == 'at least 1'
+    assert f.estimate.iloc[0] == (size > 0) and set(f.iloc[1][['estimate', 'low', 'high']]) == {f'{36*(size < 0)} of 36'}
+    assert f['holds if'].iloc[1] == 'at least 1'
 
 
 def test_most_and_not_all_are_two_claims(tmp_path):
@@ -195,13 +209,16 @@ def test_a_claim_stands_on_its_smallest_cell(tmp_path):
 
 
 def test_the_noisier_method_is_not_the_more_sensitive_one():
-    "No steps matter, and IDGI scatters three times as much: found no more often than one interval in forty says. With a true difference it is found."
+    """No steps matter, and IDGI scatters three times as much: found no more often than one interval in forty says. With a true difference
+    it is found."""
     def verdicts_of(combine, effect, seed):
         rng, images = np.random.default_rng(seed), 30
         each = [['n'], ['d'], range(images), [0], [m.name for m in PAPER.methods], [8, 128], ['corrected']]
-        rows = pd.MultiIndex.from_product(each, names=['network', 'data', 'name', 'target', 'method', 'steps', 'protocol']).to_frame(index=False)
+        rows = pd.MultiIndex.from_product(each, names=['network', 'data', 'name', 'target', 'method', 'steps',
+                                                       'protocol']).to_frame(index=False)
         idgi = rows.method.str.endswith('+idgi')
-        for c in ('insertion', 'aic_entropy'): rows[c] = .5 + rng.normal(0, .03, len(rows))*np.where(idgi, 3, 1) + effect*(idgi & (rows.steps == 8))
+        for c in ('insertion', 'aic_entropy'):
+            rows[c] = .5 + rng.normal(0, .03, len(rows))*np.where(idgi, 3, 1) + effect*(idgi & (rows.steps == 8))
         s = Sample(rows, PAPER)
         v = combine({(c, m): moved(s, c, 'n', m.name)[0] for c in ('insertion', 'aic_entropy') for m in PAPER.compared()})
         low, high = np.quantile(v[1:], [.025, .975])
@@ -212,7 +229,11 @@ def test_the_noisier_method_is_not_the_more_sensitive_one():
 
 
 def test_no_effect_decides_little(tmp_path):
-    found = sum([claims(made(tmp_path/str(seed), seed=seed, effects={c: dict.fromkeys(METHODS, 0.) for c in EFFECTS})).frame.query('protocol.str.startswith("corrected") and not claim.str.startswith("BlurIG")').verdict.tolist() for seed in range(4)], [])
+    found = []
+    for seed in range(4):
+        rows = made(tmp_path/str(seed), seed=seed, effects={c: dict.fromkeys(METHODS, 0.) for c in EFFECTS})
+        here = claims(rows).frame.query('protocol.str.startswith("corrected") and not claim.str.startswith("BlurIG")')
+        found += here.verdict.tolist()
     assert len(found) == 4*39 and np.mean([v in ('supported', 'contradicted') for v in found]) < .12
 
 
@@ -225,12 +246,14 @@ def test_the_residual_networks_are_set_against_the_others(tmp_path):
     own, difference = claims(rows).frame.query('protocol.str.startswith("corrected")').set_index('claim').loc[RESIDUAL].estimate
     assert own == pytest.approx(-.05, abs=.02) and difference == pytest.approx(-.1, abs=.02)
     assert verdicts(rows[~rows.network.str.contains('resnet')].copy(), RESIDUAL) == [NOT_RUN]*2
-    better = rows.assign(network=rows.network.replace('vgg16', 'resnet50@IMAGENET1K_V1'))                 # the images of vgg16, which gains .05
+    # the images of vgg16, which gains .05
+    better = rows.assign(network=rows.network.replace('vgg16', 'resnet50@IMAGENET1K_V1'))
     assert verdicts(better, WEIGHTS) == ['supported'] and verdicts(rows, WEIGHTS) == [NOT_RUN]
     assert claims(better).frame.set_index('claim').loc[WEIGHTS].iloc[0].estimate == pytest.approx(.1, abs=.02)
     same = pd.concat([rows[~rows.network.str.contains('resnet')], rows[rows.network == 'vgg16'].assign(network='resnet50')])
     pair = same[same.network.isin(['vgg16', 'resnet50'])]
-    assert claims(pair).frame.set_index('claim').loc[RESIDUAL].iloc[2][['estimate', 'low', 'high']].tolist() == [0, 0, 0]      # the same images are drawn in both
+    # the same images are drawn in both
+    assert claims(pair).frame.set_index('claim').loc[RESIDUAL].iloc[2][['estimate', 'low', 'high']].tolist() == [0, 0, 0]
 
 
 def test_one_step_count_says_nothing_on_sensitivity(tmp_path):
@@ -246,13 +269,17 @@ def test_few_images_decide_nothing(tmp_path):
 
 def test_every_claim_has_a_line_for_each_protocol(results):
     f = claims(read(results)[0]).frame
-    assert len(f) == 2*len(CLAIMS) - 1 and {*f.claim} == {RAISES, RESIDUAL, WEIGHTS, SENSITIVE, LOWERS, BLUR, PATCHY} and f[f.claim == BLUR].protocol.tolist() == ['any protocol']
-    assert list(f.columns) == ['claim', 'statistic', 'holds if', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict'] and {*f.protocol} - {'any protocol'} == {'corrected protocol, 16 steps', 'published protocol, 16 steps', 'corrected protocol, 8 to 16 steps', 'published protocol, 8 to 16 steps'}
+    assert len(f) == 2*len(CLAIMS) - 1 and {*f.claim} == {RAISES, RESIDUAL, WEIGHTS, SENSITIVE, LOWERS, BLUR, PATCHY}
+    assert f[f.claim == BLUR].protocol.tolist() == ['any protocol']
+    assert list(f.columns) == ['claim', 'statistic', 'holds if', 'protocol', 'estimate', 'low', 'high', 'images', 'verdict']
+    assert {*f.protocol} - {'any protocol'} == {'corrected protocol, 16 steps', 'published protocol, 16 steps',
+                                                'corrected protocol, 8 to 16 steps', 'published protocol, 8 to 16 steps'}
 
 
 def test_verdicts():
     over, under = (Claim('', '', None, (), (), limit=.5, above=above) for above in (True, False))
-    for low, high, images, expected in [(.6, .7, 9, 'supported'), (.1, .4, 9, 'contradicted'), (.4, .6, 9, 'undecided'), (.5, .6, 9, 'undecided'), (.6, .7, 4, 'undecided'), (np.nan, np.nan, 9, 'undecided')]:
+    for low, high, images, expected in [(.6, .7, 9, 'supported'), (.1, .4, 9, 'contradicted'), (.4, .6, 9, 'undecided'),
+                                        (.5, .6, 9, 'undecided'), (.6, .7, 4, 'undecided'), (np.nan, np.nan, 9, 'undecided')]:
         assert verdict(over, low, high, images) == expected
         assert verdict(under, low, high, images) == dict(supported='contradicted', contradicted='supported').get(expected, expected)
 
@@ -264,7 +291,9 @@ EVIL = ['<script>alert("x")</script>', 'a|b & c', r'50% of $x^2$ {in} \section_#
 
 def unescaped(tex):
     "A LaTeX text as it prints. Fails at every character that would be markup."
-    known = {f'\\text{n}{{}}': c for n, c in dict(asciitilde='~', asciicircum='^', backslash='\\', less='<', greater='>', bar='|').items()} | {f'\\{c}': c for c in '_%&#${}'} | {'{[}': '[', '{*}': '*', '$-$': '-', f'\\textit{{{NOT_RUN}}}': NOT_RUN}
+    known = {f'\\text{n}{{}}': c for n, c in dict(asciitilde='~', asciicircum='^', backslash='\\', less='<', greater='>',
+                                                  bar='|').items()} | {f'\\{c}': c for c in '_%&#${}'} | {'{[}': '[', '{*}': '*',
+        '$-$': '-', f'\\textit{{{NOT_RUN}}}': NOT_RUN}
     token = re.compile('|'.join(map(re.escape, sorted(known, key=len, reverse=True))) + r'|[^\\_%&#${}~^<>|\[*\n]')
     out = token.findall(tex)
     assert ''.join(out) == tex, tex
@@ -274,7 +303,8 @@ def unescaped(tex):
 @pytest.mark.parametrize('rows', [1, 60])
 def test_latex_says_what_the_table_says(rows):
     names = (EVIL*9)[:max(rows, len(EVIL))]
-    t = Table('50 % of {all} & more', EVIL[2], pd.DataFrame({'network_1': names, 'IG': np.linspace(-1, 1, len(names)), 'GIG': np.nan, 'images': '30 to 40', '& more': 'text'}), '+')
+    t = Table('50 % of {all} & more', EVIL[2], pd.DataFrame({'network_1': names, 'IG': np.linspace(-1, 1, len(names)), 'GIG': np.nan,
+                                                             'images': '30 to 40', '& more': 'text'}), '+')
     tex = t.latex('my table')
     (columns,) = re.findall(r'\\begin\{(?:tabular|longtable)\}\{((?:\w|\{8em\})+)\}', tex)
     assert columns == 'p{8em}rrrl' and ('longtable' in tex) == (len(names) > 40) and '\\label{tab:my-table}' in tex
@@ -282,7 +312,8 @@ def test_latex_says_what_the_table_says(rows):
     assert unescaped(caption) == f'{t.title}. {t.caption}'
     _, *heads, body = re.split(r'\\toprule\n|\\midrule\n(?:\\end\w*head\n)?', tex.split('\\bottomrule')[0])
     heads = [h for h in heads if h]
-    assert len(heads) == 1 + ('longtable' in tex) and len({*heads}) == 1 and tex.count('\\caption') == tex.count('\\label') == 1    # a page that goes on has the head, but neither caption nor label
+    # a page that goes on has the head, but neither caption nor label
+    assert len(heads) == 1 + ('longtable' in tex) and len({*heads}) == 1 and tex.count('\\caption') == tex.count('\\label') == 1
     assert 'longtable' not in tex or tex.index('\\label') < tex.index('\\endfirsthead') < tex.index('\\endhead')
     lines = [[unescaped(c) for c in re.split(r'(?<!\\)&', l)] for l in (heads[0] + body).split(' \\\\\n')[:-1]]
     assert [[c.strip() for c in l] for l in lines] == [[' '.join(c.split()) for c in l] for l in [t.cells()[0], *t.cells()[1]]]
@@ -303,14 +334,16 @@ def test_localisation_without_masks_says_so(tmp_path):
         cells = {r[0]: {*r[1:]} for r in tables[f'{metric}-corrected'].cells()[1]}
         assert cells['mini_resnet'] == cells['vgg16'] == {NO_MASKS} and cells['vgg19'] == {NOT_RUN}
         f = tables['gains-corrected'].frame.query('metric == @METRICS[@metric].title').set_index('network')
-        assert {*f.loc['vgg16', ['difference', 'low', 'high', 'images']].to_numpy().ravel()} == {NO_MASKS} and f.loc['vgg19', 'difference'].isna().all()
+        assert {*f.loc['vgg16', ['difference', 'low', 'high', 'images']].to_numpy().ravel()} == {NO_MASKS}
+        assert f.loc['vgg19', 'difference'].isna().all()
         assert {c for r in tables['steps-vgg16-corrected'].cells()[1] if r[0] == METRICS[metric].title for c in r[2:]} == {NO_MASKS}
 
 
 def test_captions_say_which_table_of_the_paper_it_is(tmp_path):
     tables = all_tables(made(tmp_path, networks=('realdata:vgg16', 'mini_resnet')))
     paper = [n for n, t in tables.items() if "One of the paper's seventeen tables" in t.caption]
-    assert len(paper) == 17 and {f'{c}-corrected' for c in PAPERS} < {*paper} and 'steps-realdata-vgg16-corrected' in paper and 'steps-vgg16-corrected' not in tables
+    assert len(paper) == 17 and {f'{c}-corrected' for c in PAPERS} < {*paper} and 'steps-realdata-vgg16-corrected' in paper
+    assert 'steps-vgg16-corrected' not in tables
     counts = [r for r in tables['steps-mini_resnet-corrected'].cells()[1] if r[0] == METRICS['near_zero'].title]
     assert counts and all(re.fullmatch(r'\d+ of 40', c) for r in counts for c in r[2:4])
 
@@ -319,7 +352,8 @@ def test_captions_say_which_table_of_the_paper_it_is(tmp_path):
 def test_latex_compiles(results, tmp_path):
     body = '\n'.join(t.latex(n) for n, t in all_tables(read(results)[0]).items())
     (tmp_path/'t.tex').write_text('\\documentclass{article}\\usepackage{booktabs,longtable}\\begin{document}' + body + '\\end{document}')
-    assert subprocess.run(['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 't.tex'], cwd=tmp_path, capture_output=True).returncode == 0
+    assert subprocess.run(['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 't.tex'], cwd=tmp_path,
+                          capture_output=True).returncode == 0
 
 
 def test_hostile_names_are_data(tmp_path):

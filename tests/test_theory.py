@@ -1,4 +1,5 @@
-"The series, its reversion, the point on the ray, and the rule of second order: against sympy, known inverses, whole Hessians and plain sums."
+"""The series, its reversion, the point on the ray, and the rule of second order: against sympy, known inverses, whole Hessians and plain
+sums."""
 from math import factorial
 
 import numpy as np, pytest, sympy as sp, torch
@@ -215,7 +216,8 @@ def test_attribution_is_complete_whatever_n_and_batches_change_nothing(path):
 def test_guided_path_in_pixels_takes_the_hessian_in_pixels():
     "With one scale for all channels the units of the space that is moved in cancel."
     net, x, c = smooth(), pictures(2), torch.tensor([0, 1])
-    a, b = (attribute(net, x, c, GuidedPath(-1., normalize=norm), (6,), (second_order,))['second_order', 6] for norm in (None, ((.5,)*3, (.25,)*3)))
+    a, b = (attribute(net, x, c, GuidedPath(-1., normalize=norm), (6,), (second_order,))['second_order', 6]
+            for norm in (None, ((.5,)*3, (.25,)*3)))
     assert torch.allclose(a, b, rtol=1e-7, atol=1e-12)
 
 
@@ -223,7 +225,8 @@ def test_linear_and_flat_functions():
     x = image(1., 2.)
     a = attribute(Function(lambda p, q: 2*p - q), x, torch.tensor([0]), StraightPath(0.), (3,), (idgi, second_order), score=logit)
     assert torch.allclose(a['second_order', 3], a['idgi', 3])
-    flat = attribute(Function(lambda p, q: (p - 5).relu() + (q - 5).relu()), x, torch.tensor([0]), StraightPath(0.), (3,), (second_order,), score=logit)
+    flat = attribute(Function(lambda p, q: (p - 5).relu() + (q - 5).relu()), x, torch.tensor([0]), StraightPath(0.), (3,),
+                     (second_order,), score=logit)
     assert flat['second_order', 3].eq(0).all()
 
 

@@ -6,8 +6,9 @@
     python workflow/notebooks.py execute --all [NOTEBOOK...] whether or not it changed
     python workflow/notebooks.py check [NOTEBOOK...]         fails, naming notebook and cell, where one is not as it should be
 
-`execute` keeps a hash of the notebook's code in its metadata, under `executed`. What it stores is tidied: no standard error, no progress bars, no addresses of
-objects, no metadata but a picture's size, PNGs of at most 100 KB. Cells that nbdev_test skips (`tst_flags` of settings.ini, `eval: false`) are not executed.
+`execute` keeps a hash of the notebook's code in its metadata, under `executed`. What it stores is tidied: no standard error, no progress
+bars, no addresses of objects, no metadata but a picture's size, PNGs of at most 100 KB. Cells that nbdev_test skips (`tst_flags` of
+settings.ini, `eval: false`) are not executed.
 """
 import argparse, ast, base64, configparser, hashlib, io, json, os, re, sys
 from copy import deepcopy
@@ -19,9 +20,11 @@ COLOUR = re.compile(r'\x1b\[[0-9;]*m') # of a terminal
 
 PROGRESS = re.compile(r'\d%\||\d ?(it/s|s/it)\b|^progress [\d.]+$', re.MULTILINE)
 FORBIDDEN = { # what no output may hold
-    'a path of a machine': re.compile(r'(?<![\w.])/(tmp|home|root|work|Users)\b|site-packages|\btmp(?=\w*[\d_])[a-z0-9_]{8}\b|' + re.escape(str(ROOT))),
+    'a path of a machine': re.compile(r'(?<![\w.])/(tmp|home|root|work|Users)\b|site-packages|\btmp(?=\w*[\d_])[a-z0-9_]{8}\b|'
+                                      + re.escape(str(ROOT))),
     'a progress bar': PROGRESS,
-    'a timing': re.compile(r'\d ?(ns|µs|us|ms|sec|secs|seconds?|minutes?|hours?)\b|\d s\b|\b(Wall time|CPU times)\b|(\b|_)(seconds|minutes|ms)\b'),
+    'a timing': re.compile(r'\d ?(ns|µs|us|ms|sec|secs|seconds?|minutes?|hours?)\b|\d s\b|\b(Wall time|CPU '
+                           r'times)\b|(\b|_)(seconds|minutes|ms)\b'),
     'an address of an object': re.compile(r' at 0x[0-9a-fA-F]+'),
 }
 
@@ -51,13 +54,17 @@ def skipped(source):
 # ---- which cells must have an output
 
 QUIET = {'rc', 'rcParams', 'rcdefaults', 'rc_context', 'close', 'style', 'get_cmap', 'ion', 'ioff', 'switch_backend', 'cycler', 'savefig'}
-SHOWN = {'head', 'tail', 'round', 'describe', 'sort_values', 'reset_index', 'to_frame', 'pivot', 'pivot_table', 'plot', 'imshow', 'hist', 'tolist', 'item'} # methods that return something
+# methods that return something
+SHOWN = {'head', 'tail', 'round', 'describe', 'sort_values', 'reset_index', 'to_frame', 'pivot', 'pivot_table', 'plot', 'imshow', 'hist',
+         'tolist', 'item'}
 ELSEWHERE = re.compile(r'redirect|capture|raises|suppress')
 
 def _certain(node):
     "Parts of a statement or an expression that run whenever it does: no branch, no function's body."
     yield node
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.If, ast.IfExp, ast.BoolOp, ast.Try, ast.Match, ast.Assert)): return
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.If, ast.IfExp, ast.BoolOp, ast.Try,
+                         ast.Match, ast.Assert)):
+        return
     if isinstance(node, (ast.With, ast.AsyncWith)) and any(ELSEWHERE.search(ast.unparse(i)) for i in node.items): return
     for child in ast.iter_child_nodes(node): yield from _certain(child)
 
@@ -123,7 +130,8 @@ def tidy(outputs):
             if not any(k for k in data if k != 'text/plain') and any('widget' in k for k in o['data']): continue
             if 'image/png' in data: data['image/png'] = base64.b64encode(smaller(base64.b64decode(data['image/png']))).decode()
             data = {k: spoken(v).splitlines(True) if k.startswith('text/') else v for k, v in data.items()}
-            sizes = {k: {s: v[s] for s in ('width', 'height') if s in v} for k, v in o.get('metadata', {}).items() if k.startswith('image/')}
+            sizes = {k: {s: v[s] for s in ('width', 'height') if s in v} for k,
+                     v in o.get('metadata', {}).items() if k.startswith('image/')}
             kept.append(dict(o, data=data, metadata={k: v for k, v in sizes.items() if v}))
             if 'execution_count' in o: kept[-1]['execution_count'] = None
     for o in kept:
@@ -148,7 +156,8 @@ def clean(nb):
     "What nbdev_clean makes of it, in place."
     from nbdev.clean import clean_nb
     s = settings()
-    clean_nb(nb, False, s.get('allowed_metadata_keys', '').split(), s.get('allowed_cell_metadata_keys', '').split(), s.getboolean('clean_ids', True))
+    clean_nb(nb, False, s.get('allowed_metadata_keys', '').split(), s.get('allowed_cell_metadata_keys', '').split(),
+             s.getboolean('clean_ids', True))
     return nb
 
 def written(nb): return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
@@ -183,7 +192,8 @@ def faults(file):
     new = clean(deepcopy(old))
     if not (known := old['metadata'].get('executed')): yield 'never executed: no hash of its code in the metadata'
     elif known != digest(old): yield 'its code is not the code that was executed'
-    if written({k: v for k, v in old.items() if k != 'cells'}) != written({k: v for k, v in new.items() if k != 'cells'}): yield 'nbdev_clean would change its metadata'
+    if written({k: v for k, v in old.items() if k != 'cells'}) != written({k: v for k, v in new.items() if k != 'cells'}):
+        yield 'nbdev_clean would change its metadata'
     number = 0
     for cell, cleaned in zip(old['cells'], new['cells']):
         code = cell['cell_type'] == 'code'
@@ -203,7 +213,8 @@ def main(argv=None):
     parser.add_argument('notebooks', nargs='*', type=Path, help='files; none: all of nbs/')
     parser.add_argument('--all', action='store_true', help='execute what did not change, too')
     args = parser.parse_intermixed_args(argv)
-    files = args.notebooks or [f for f in sorted((ROOT/'nbs').rglob('*.ipynb')) if not any(p.startswith(('.', '_')) for p in f.relative_to(ROOT).parts)]
+    files = args.notebooks or [f for f in sorted((ROOT/'nbs').rglob('*.ipynb'))
+                               if not any(p.startswith(('.', '_')) for p in f.relative_to(ROOT).parts)]
     said = []
     for file in files:
         name = os.path.relpath(file)
