@@ -125,6 +125,7 @@ class Paper:
     note:Callable|None=None # name of a metric or network -> what its table's caption says beside, such as which table of the paper it is
     tables:Callable|None=None  # (rows, paper) -> {file name: Table}, beside those of every paper
     figures:Callable|None=None # (rows, manifests, paper, tables, photographs) -> {file name: Drawing} and notes, beside those
+    fewest:int=5      # images, or what stands in their place, without which a claim is undecided
     graph:str=''      # the file in workflow/ that makes its rows by training networks; empty: a study of maps makes them
 
     def __post_init__(self):

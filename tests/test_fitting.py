@@ -19,8 +19,8 @@ REPO = Path(__file__).resolve().parents[1]
 SMALL = dict(data='embedded:20', train='embedded:40', images=40, tested=20, width=2, epochs=2, batch=20, samples=2, climb=2, threads=1)
 
 def test_graph(tmp_path):
-    "Two objectives and a seed: a judge and two trainings; the second call has nothing to do."
-    config = SMALL | dict(methods=['baseline', 'norm'], seeds=[0], out=str(tmp_path/'out'), figures=str(tmp_path/'figures'))
+    "Two objectives, one called like the other with a number, and a seed: a judge and two trainings; the second call has nothing to do."
+    config = SMALL | dict(methods=['norm', 'norm-81'], seeds=[0], out=str(tmp_path/'out'), figures=str(tmp_path/'figures'))
     (tmp_path/'config.yaml').write_text(yaml.dump(config))
     call = lambda *more: subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', 'workflow/Fitting', '--profile',
         'workflow/profiles/local', '--configfile', str(tmp_path/'config.yaml'), *more], cwd=REPO, capture_output=True, text=True)
@@ -70,7 +70,8 @@ def test_a_trained_network_is_a_network_like_any_other(tmp_path):
 
 @pytest.mark.parametrize('change, said', [(dict(samples=0), 'samples is 0'), (dict(climb=-1), 'climb is -1'),
                                           (dict(train=''), 'training images'),
-                                          (dict(methods=('lime',)), "unknown method 'lime'"), (dict(images=999), '40 images, and 999')])
+                                          (dict(methods=('lime',)), "unknown method 'lime'"), (dict(weights='nowhere'), 'nowhere'),
+                                          (dict(images=999), '40 images, and 999')])
 def test_what_cannot_be(change, said, tmp_path):
     with pytest.raises(InputError, match=said):
         f = Fitting(**SMALL | dict(out=str(tmp_path)) | change)

@@ -185,7 +185,7 @@ def test_claims_follow_the_effects(tmp_path):
 
 @pytest.mark.parametrize('size, expected', [(.1, 'supported'), (-.1, 'contradicted')])
 def test_gains_everywhere_and_nowhere(tmp_path, size, expected):
-    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), images=60, effects={c: dict.fromkeys(METHODS, size) for c in SCORES})
+    rows = made(tmp_path, networks=('mini_resnet', 'mini_vgg'), images=80, effects={c: dict.fromkeys(METHODS, size) for c in SCORES})
     most, not_all, *each = verdicts(rows, RAISES)
     assert [most, *each] == [expected]*7 and not_all != expected
     f = claims(rows).frame.query('protocol.str.startswith("corrected")')

@@ -1,5 +1,5 @@
 "A training that is killed ends as one that was not; what cannot be trained is refused by name."
-import os, signal, subprocess, sys, textwrap, time
+import multiprocessing, random, signal, sys, time
 
 import pytest, torch
 from torch import nn
@@ -7,36 +7,44 @@ from torch import nn
 from idgi_repro.errors import InputError
 from idgi_repro.method.training import accuracy, cross_entropy, fit, shuffled
 
-TRAIN = textwrap.dedent('''
-    import sys, torch
-    from torch import nn
-    from idgi_repro.method.training import cross_entropy, fit, shuffled
+def train(folder, file, begins):
+    "A training of forty epochs, in a process of its own."
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x, y = torch.randn(96, 3, 8, 8), torch.arange(96) % 3
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(.3), nn.Flatten(), nn.Linear(144, 3))
     optimizer = torch.optim.AdamW(net.parameters(), .01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, .01, total_steps=40*6)
-    print('begins', flush=True)
-    fit(net, shuffled(x, y, 16), cross_entropy, optimizer, schedule, 40, sys.argv[1] or None)
-    torch.save(net.state_dict(), sys.argv[2])
-    ''')
-
-def started(*arguments): return subprocess.Popen([sys.executable, '-c', TRAIN, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    begins.set()
+    losses = fit(net, shuffled(x, y, 16), cross_entropy, optimizer, schedule, 40, folder)
+    torch.save(net.state_dict() | dict(losses=torch.tensor(losses)), file)
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='there is no SIGKILL')
-def test_killed(tmp_path):
-    "Killed at two moments, then left alone: the weights of an undisturbed training, bit for bit."
-    whole = started('', tmp_path/'whole.pt')
-    for moment in (.03, .2):
-        process = started(tmp_path/'folder', tmp_path/'killed.pt')
-        assert process.stdout.readline() == 'begins\n'
-        time.sleep(moment)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert started(tmp_path/'folder', tmp_path/'killed.pt').wait() == 0 and whole.wait() == 0
-    a, b = (torch.load(tmp_path/f'{name}.pt') for name in ('whole', 'killed'))
+def test_killed_twenty_times(tmp_path):
+    "Killed at random moments, then left alone: the weights and the losses of an undisturbed training, bit for bit."
+    processes = multiprocessing.get_context('forkserver')         # it imports what is needed once, and forks
+    processes.set_forkserver_preload(['pytest', 'torch._dynamo', 'idgi_repro.method.training'])
+    def started(folder, name):
+        begins = processes.Event()
+        process = processes.Process(target=train, args=(folder, tmp_path/name, begins), daemon=True)
+        process.start()
+        assert begins.wait(60)
+        return process
+    started(tmp_path/'first', 'first.pt').join()
+    before = time.perf_counter()
+    started(tmp_path/'again', 'again.pt').join()
+    took, moments, killed = time.perf_counter() - before, random.Random(0), 0
+    for _ in range(20):
+        process = started(tmp_path/'folder', 'killed.pt')
+        process.join(moments.uniform(0, took/8))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    started(tmp_path/'folder', 'killed.pt').join()
+    assert killed >= 10                                           # a fast machine may have ended it before
+    a, b = (torch.load(tmp_path/f'{name}.pt') for name in ('again', 'killed'))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert len(a['losses']) == 40 and a['losses'][-1] < a['losses'][0]
 
 def parts(width=4, kind=torch.optim.SGD):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.ReLU(), nn.Linear(width, 2))

@@ -51,13 +51,14 @@ def gan_test(
     steps:int=500,   # of each sample
     seeds:Sequence[int]|None=None, # of the starts, one for each sample; None: its place in the batch
     **how,           # as `ascend` takes it
-)->Tensor:           # (B,) bool
+)->tuple[Tensor,Tensor]: # (B,) bool, and the samples (B, 3, side, side)
     "Whether the judge sees in each sample the class that it was made for. Raises `InputError` for a judge of other classes."
     seeds = range(len(y)) if seeds is None else seeds
     start = (.5 + .2*drawn(line_seeds(seeds, -2), (3, side, side))).clamp(0, 1).to(y.device)
     ours, theirs = (predict(n, start[:1]).shape[1] for n in (net, judge))
     if ours != theirs: raise InputError(f'the network has {ours} classes and the judge {theirs}; they must be the same')
-    return predict(judge, ascend(net, start, y, steps, seeds=seeds, **how)).argmax(1) == y
+    made = ascend(net, start, y, steps, seeds=seeds, **how)
+    return predict(judge, made).argmax(1) == y, made
 
 # %% ../../nbs/method/ascent.ipynb #77114393
 def log_ratios(

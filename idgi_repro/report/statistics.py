@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_RUN', 'NO_MASKS', 'mean', 'mean_size', 'median_area', 'column_of', 'values', 'present', 'resamples', 'draws',
-           'interval', 'pairs']
+           'widening', 'interval', 'pairs']
 
 # %% ../../nbs/report/statistics.ipynb #0261a67d
 from functools import lru_cache
@@ -13,6 +13,7 @@ from typing import Callable
 
 import numpy as np, pandas as pd
 from scipy.sparse import csr_array
+from scipy.special import ndtri, stdtrit
 
 from .results import KEY
 
@@ -137,6 +138,13 @@ def draws(
     rng = np.random.default_rng(seed)
     return np.stack([np.bincount(rng.integers(images, size=images), minlength=images).astype(np.int16) for _ in range(times)], 1)
 
+# %% ../../nbs/report/statistics.ipynb #stat0101
+def widening(
+    images:int, # how many
+)->float:       # at least 1; NaN for fewer than two
+    "By what the deviations of a bootstrap are multiplied, so that it says of few images what Student's interval says (arXiv 1411.5279)."
+    return float((images/(images - 1))**.5*stdtrit(images - 1, .975)/ndtri(.975)) if images > 1 else np.nan
+
 # %% ../../nbs/report/statistics.ipynb #03be650e
 def interval(
     values,         # (n, ...) one per image, as `statistic` takes them
@@ -145,13 +153,14 @@ def interval(
     seed:int=0,     # of the drawing
     times:int|None=None, # how often the images are drawn; None: `resamples`
 )->tuple[float,float]: # low and high; NaN for fewer than two images
-    "Percentile bootstrap 95 % interval of a statistic."
+    "Bootstrap 95 % interval of a statistic: that of the percentiles, widened for the number of images."
     both = [np.asarray(v, float) for v in (values, base) if v is not None]
     keep = np.logical_and.reduce([*map(present, both)])
     if keep.sum() < 2: return np.nan, np.nan
     counts = draws(int(keep.sum()), times or resamples(keep.sum(), both[0][0].size), seed)
-    found, *less = (statistic(v[keep], counts) for v in both)
-    return tuple(np.quantile(found - sum(less), [.025, .975]).tolist())
+    (middle, *base), (found, *less) = ([statistic(v[keep], *drawn) for v in both] for drawn in ((), (counts,)))
+    deviation = np.quantile(found - sum(less), [.025, .975]) - (middle := middle - sum(base))
+    return tuple((middle + widening(int(keep.sum()))*deviation).tolist())
 
 # %% ../../nbs/report/statistics.ipynb #ccda2dc8
 def _alike(a, b, column):

@@ -35,12 +35,9 @@ class Fitting(Training):
     batch:int = option(128, 'images in a batch of training')
     samples:int = option(128, 'images that are made by ascent from each network; the paper makes 1024')
     climb:int = option(500, 'steps of each of them')
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ('tested', 'width', 'epochs', 'batch', 'samples', 'climb'):
-            if getattr(self, name) < 1: raise InputError(f'{name} is {getattr(self, name)}; it must be at least 1')
-        if not self.train: raise InputError('a training needs training images; name them with train')
+    weights:str = option('', 'folder of networks that are trained already, judge and METHOD-SEED, .safetensors; empty: trains',
+                         shapes=False)
+    counts = *Training.counts, 'samples', 'climb'
 
 # %% ../../nbs/study/fitted.ipynb #fitt0102
 def cost(
@@ -49,7 +46,7 @@ def cost(
     seeds:int,   # how many seeds
 )->str:
     "What trainings and samples cost, in words."
-    one, climbed = f.epochs*f.images, 2*f.samples*f.climb
+    one, climbed = 0 if f.weights else f.epochs*f.images, 2*f.samples*f.climb
     return (f'{methods*seeds} networks of width {f.width}: {one:,} images each to learn from, up to four times the passes where the '
             f'objective needs gradients, and {climbed:,} gradients for samples; in all at most {methods*seeds*(4*one + climbed):,} passes')
 
@@ -69,6 +66,12 @@ def _learn(f, m, module, objective, file, seed, tick):
     with whole(file) as part: keep(net, part)
     shutil.rmtree(folder, ignore_errors=True)
 
+def _given(f, m, name, builder):
+    "A network that is trained already. Raises `InputError` for one of other classes."
+    net = load(f'{builder.__name__}@{Path(f.weights)/name}.safetensors', f.device)
+    if net.categories != m.train.categories: raise InputError(f'{name} in {f.weights} tells other classes apart than {f.train} has')
+    return net
+
 _LATER = 'methods', 'metrics', 'steps', 'samples', 'climb' # what a training does not depend on
 
 def fitted(
@@ -80,6 +83,7 @@ def fitted(
 )->Network:
     "The network that learned by the method's objective, read where it stands, else trained. Raises `InputError` as `fit` does."
     objective = paper.method(method).function
+    if f.weights: return _given(f, m, f'{slug(method)}-{f.seed}', cifar_resnet18)
     file = Path(f.out)/f'{slug(method)}-{f.seed}-{_key(f, m, _learn, cifar_resnet18, objective, leave=_LATER)}.safetensors'
     if not file.exists(): _learn(f, m, initial(f.seed, cifar_resnet18, m.classes, f.width).to(f.device), objective, file, f.seed, tick)
     return load(f'cifar_resnet18@{file}', f.device)
@@ -93,6 +97,7 @@ def judge(
     tick:Callable=lambda n: None, # called with the number of images of every batch
 )->Network:
     "A PreAct ResNet-18 that learned from the same images by cross-entropy, read where it stands, else trained."
+    if f.weights: return _given(f, m, 'judge', preact_resnet18)
     key = _key(f, m, _learn, preact_resnet18, leave=(*_LATER, 'seed'))
     file = Path(f.out)/f'judge-{key}.safetensors'
     if not file.exists():
@@ -117,11 +122,12 @@ def found(
     method:str,   # one of its methods
     tick:Callable=lambda n: None, # called with the number of images of every batch of training
 )->Path:          # JSON: method, seed, network, and a number for each column
-    "Trains, measures all that the paper measures, and writes it down; returns what stands where it stands."
+    "Trains, measures all that the paper measures, and writes it down; returns what stands where it stands. Raises `InputError`."
     metrics = [paper.metric(n) for n in f.metrics] or paper.metrics
     measurements = [*dict.fromkeys(k.measurement for k in metrics)]
     how = [_learn, cifar_resnet18, preact_resnet18, paper.method(method).function, trial, *(k.function for k in measurements)]
-    file = Path(f.out)/f'found-{slug(method)}-{f.seed}-{_key(f, m, *how, leave=("methods",))}.json'
+    given = [n.fingerprint() for n in (fitted(f, m, paper, method), judge(f, m))] if f.weights else []
+    file = Path(f.out)/f'found-{slug(method)}-{f.seed}-{_key(f, m, *how, leave=("methods",), beside=given)}.json'
     if file.exists(): return file
     t = trial(f, m, net := fitted(f, m, paper, method, tick))
     numbers = {k: v for one in measurements for k, v in one.function(t).items()}

@@ -95,10 +95,10 @@ def material(
 # %% ../../nbs/study/retraining.ipynb #f909b1eb
 RATE, MOMENTUM, DECAY = .01, .9, 5e-4 # of the trainings after the first, which begins at ten times the rate
 
-def _key(r, m, *things, leave=()):
+def _key(r, m, *things, leave=(), beside=()):
     "A hash of what determines a result: parameters, images, code, libraries."
     asked = {f.name: getattr(r, f.name) for f in fields(r) if f.metadata['shapes'] and f.name not in leave}
-    return hashlib.sha256(json.dumps([asked, m.digest, code_digest(*things), makers()]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([asked, m.digest, code_digest(*things), makers(), *beside]).encode()).hexdigest()[:12]
 
 def initial(
     seed:int,
