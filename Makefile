@@ -11,12 +11,14 @@ BIN     := .venv/bin
 READY   := .venv/.ready
 INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install
 STUDY   := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
+FIT     := $(BIN)/snakemake --snakefile workflow/Fitting --profile workflow/profiles/local --configfile
 
 .PHONY: demo test isa sample bench setup notebooks readme check clean
 
 demo: setup
 	$(STUDY) workflow/config/embedded.yaml
 	$(STUDY) workflow/config/embedded_recalibration.yaml
+	$(FIT) workflow/config/embedded_densities.yaml
 
 test: setup
 	$(BIN)/nbdev_test --n_workers 1 --pause 0 --timing
