@@ -98,7 +98,7 @@ METRICS = (
     Metric('gan', 'GAN-test', 'share of samples that the judge knows', SAMPLED, note=_SEED),
     Metric('perturbed', 'Pixel perturbation', 'share still right, mean over 25 shares', PERTURBED, note=_SEED),
     Metric('judged', 'Pixel perturbation of the judge', 'share that it still has right, mean over 25 shares', PERTURBED, note=_SEED),
-    Metric('filled', "Pixel perturbation with the image's mean", 'share still right, mean over 25 shares', PERTURBED, note=_SEED),
+    Metric('filled', 'Pixel perturbation, mean fill', 'share still right, mean over 25 shares', PERTURBED, note=_SEED),
     Metric('beside_random', 'Pixel perturbation beside random order', 'difference of shares', PERTURBED, note=_SEED),
     Metric('size', 'Size of the gradient', 'log10 of the mean squared norm', GRADIENTS, higher=None, note=_SEED),
     Metric('trace', 'Trace of the Hessian', 'mean over images', Measurement('trace', _trace), higher=None, note=_SEED),

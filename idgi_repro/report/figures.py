@@ -269,6 +269,7 @@ def undrawn(
 def _curve_figures(rows, paper, protocol):
     "Curves by steps, and curves of information, of one protocol."
     here, found = rows[rows.protocol == protocol], {}
+    if not here.steps.any(): return found # what has no steps has nothing to be drawn against
     for m in ran(here, paper.metrics):
         title = f'{m.title} by number of steps, {protocol} protocol'
         draw = partial(curves, rows, paper, m.name, protocol)
@@ -323,5 +324,5 @@ def all_figures(
     own, notes = paper.figures(rows, manifests, paper, tables, photographs) if paper.figures else ({}, [])
     found, more = _map_figures(photographs) if 'maps' not in own else ({}, [])
     for p in sorted(rows.protocol.unique()): found |= _curve_figures(rows, paper, p) | _gain_figures(tables[f'gains-{p}'], paper, p)
-    found |= _protocol_figures(rows, paper)
+    if len(paper.protocols) > 1: found |= _protocol_figures(rows, paper)
     return own | {k: v for k, v in found.items() if k not in own}, [*dict.fromkeys([*notes, *more, *undrawn(rows, paper)])]

@@ -240,5 +240,6 @@ def all_tables(
     for p in sorted(rows.protocol.unique()):
         tables |= {f'{m.name}-{p}': table(rows, paper, m.name, protocol=p) for m in paper.metrics}
         tables |= {f'gains-{p}': gains(rows, paper, protocol=p)} | _steps_tables(rows, paper, p)
+    if len(paper.protocols) > 1: tables['protocols'] = protocols(rows, paper)
     own = paper.tables(rows, paper) if paper.tables else {}
-    return tables | {'protocols': protocols(rows, paper), 'exclusions': exclusions(rows, paper)} | own
+    return tables | {'exclusions': exclusions(rows, paper)} | own
