@@ -71,7 +71,8 @@ def mas(
     mass:Tensor,   # (..., T) of the pixels that are shown or gone by then, from `mass`
     gone:bool=False, # whether the curve is one of deletion
 )->Tensor:         # (...) in [0, 1]; NaN where the mass is
-    "Magnitude-aligned score (Walker et al. 2024): higher is better for insertion, lower for deletion."
+    """Magnitude-aligned score (Walker et al. 2024, github.com/chasewalker26/Magnitude-Aligned-Scoring): higher is better for insertion,
+    lower for deletion."""
     curve = curve.to(mass)
     first, last = curve[..., :1], curve[..., -1:]
     r = ((curve - first)/(last - first)).clamp(0, 1).cummax(-1).values # the share of the change that was reached
