@@ -187,7 +187,7 @@ def picture_figure(
 )->Figure:
     "A row of pictures for each method, of the first seed: the paper's Figures 2 and 4."
     first = rows[rows.name == rows.name.min()].set_index('method')
-    shown = [('Images', first.images_png.iloc[0])]*(column == 'gradients_png')
+    shown = [('Images', first.images_png.iloc[0])] if column == 'gradients_png' and 'images_png' in first else []
     shown += [(m.title, first[column][m.name]) for m in paper.methods if m.name in first.index]
     fig, axes = panels(len(shown), 1, 6.2, .72)
     for ax, (title, letters) in zip(axes, shown):
