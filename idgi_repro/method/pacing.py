@@ -16,7 +16,7 @@ from ..errors import InputError
 from .attribution import looking
 from .gradients import evaluating, in_double, probability
 from .inputs import as_baseline, as_images, as_target
-from .paths import Curve, Path, StraightPath
+from .paths import Curve, Path
 from .rules import Rule
 
 # %% ../../nbs/method/pacing.ipynb #pace0006
@@ -109,9 +109,12 @@ class Placed(Path):
         t = (torch.arange(n + 1, dtype=torch.float64)/n)[:, None].expand(-1, len(x))
         return torch.cat([value(self.line(x, part)) for part in t.split(block)])
 
+    def times(self, look, x, n, protocol):
+        "Positions (n+1, B) of the walk, by the scores of its own steps."
+        return self.place(in_double(self.probe(look.value, x, n, look.block)), protocol)
+
     def visit(self, look, x, n, protocol='corrected'):
-        t = self.place(in_double(self.probe(look.value, x, n, look.block)), protocol)
-        span = x - as_baseline(self.baseline, x)
+        t, span = self.times(look, x, n, protocol), x - as_baseline(self.baseline, x)
         for j in torch.arange(n).split(look.block): yield from look.points(j/n, self.line(x, t[j]), span=span)
         yield look.last(1., self.line(x, t[n:])[0])
 
@@ -129,11 +132,9 @@ class LeftPath(Placed):
         f = in_double(self.probe(value, x, self.probes, block))
         return (f > self.level*f.amax(0)).double().argmax(0).clamp(min=1)/self.probes
 
-    def visit(self, look, x, n, protocol='corrected'):
-        end, span = self.full(look.value, x, look.block), x - as_baseline(self.baseline, x)
-        t = (torch.arange(n + 1, dtype=torch.float64)/n)[:, None].to(end)*end
-        for j in torch.arange(n).split(look.block): yield from look.points(j/n, self.line(x, t[j]), span=span)
-        yield look.last(1., self.line(x, t[n:])[0])
+    def times(self, look, x, n, protocol):
+        end = self.full(look.value, x, look.block)
+        return (torch.arange(n + 1, dtype=torch.float64)/n)[:, None].to(end)*end
 
     def change(self, value, x):
         last = self.line(x, self.full(value, x)[None])

@@ -15,7 +15,6 @@ from typing import Callable
 import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 
-from ..errors import InputError
 from ..method.gradients import value_and_gradient
 from ..method.inputs import as_baseline
 from ..method.metrics import insertion, ranks
@@ -108,11 +107,11 @@ COUNT = 20 # steps of insertion and deletion
 def _removed(scene):
     s, maps = scene.subject, scene.maps.unbind()
     how = dict(batch_size=scene.batch_size, tick=scene.forwards)
-    given = s.net.module, s.x
-    size = [m.abs() for m in maps]
-    shown = insertion(*given, size, s.target, s.black, **how).curve
-    gone = deletion(*given, size, s.target, s.black, **how).curve
-    share = mass(size, torch.tensor([int(s.x[0, 0].numel()*i/COUNT) for i in range(COUNT + 1)]))
+    given, size = (s.net.module, s.x), scene.maps.abs()
+    order, size = ranks(size), size.unbind()
+    shown = insertion(*given, size, s.target, s.black, places=order, **how).curve
+    gone = deletion(*given, size, s.target, s.black, places=order, **how).curve
+    share = mass([*size], torch.tensor([int(s.x[0, 0].numel()*i/COUNT) for i in range(COUNT + 1)]), order)
     return dict(deletion=deletion(*given, maps, s.target, s.black, places=scene.places, **how).score, mas=mas(shown, share),
                 mas_deletion=mas(gone, share, gone=True))
 
