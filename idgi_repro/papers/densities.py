@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'SIGMAS', 'FRACTIONS', 'DRAWS', 'TRACED', 'LANGEVIN', 'SHOWN', 'GRADIENTS', 'RATIOS', 'PERTURBED',
            'SAMPLED', 'METRICS', 'ALIGNED', 'OPPOSED', 'BETTER', 'UNLIKELY', 'VARIANCE', 'REWARD', 'TEST', 'CLAIMS',
-           'PAPER', 'against', 'ratio_figure', 'perturbation_figure', 'picture_figure', 'figures']
+           'PAPER', 'ratio_figure', 'perturbation_figure', 'picture_figure', 'figures']
 
 # %% ../../nbs/papers/densities.ipynb #dens0003
 from base64 import b64decode, b64encode
@@ -23,7 +23,7 @@ from ..method.paths import noise
 from ..method.references import line_seeds
 from ..method.training import accuracy, cross_entropy
 from ..records import Claim, Measurement, Method, Metric, Paper
-from ..report.claims import gain, plain, statistic_of
+from ..report.claims import against, gain, plain
 from ..report.statistics import interval, values
 from ..report.style import Drawing, legend, look, panels, styled, wrap
 
@@ -117,13 +117,6 @@ TEST = "Pixel perturbation measures more than robustness (not a claim of the pap
 _LOOKS = (('smooth', 'Correlation of neighbours'), ('perturbed', 'pixel perturbation'), ('judged', 'pixel perturbation of the judge'),
           ('gan', 'GAN-test'))
 _ONE = dict(protocols=('corrected',))
-
-def against(other):
-    "The measure of a claim that one method lies above `other`."
-    def minus(s, metric, network, method):
-        scores = [s.scores(metric, network, m, s.last) for m in (other, method)]
-        return s.draw(lambda a, b: b - a, statistic_of(s.paper.metric(metric)), *scores)
-    return minus
 
 CLAIMS = (
     *(Claim(ALIGNED, f'{what}: score matching minus cross-entropy', gain, (m,), ('score',), **_ONE) for m, what in _LOOKS),
