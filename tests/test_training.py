@@ -1,5 +1,5 @@
 "A training that is killed ends as one that was not; what cannot be trained is refused by name."
-import multiprocessing, random, signal, sys, time
+import itertools, multiprocessing, os, random, signal, sys, threading
 
 import pytest, torch
 from torch import nn
@@ -7,16 +7,19 @@ from torch import nn
 from idgi_repro.errors import InputError
 from idgi_repro.method.training import accuracy, cross_entropy, fit, shuffled
 
-def train(folder, file, begins):
-    "A training of forty epochs, in a process of its own."
+def train(folder, file, calls=0, delay=0.):
+    "A training of forty epochs, in a process of its own, killed `delay` seconds after its loss was asked for the `calls`-th time."
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x, y = torch.randn(96, 3, 8, 8), torch.arange(96) % 3
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(.3), nn.Flatten(), nn.Linear(144, 3))
     optimizer = torch.optim.AdamW(net.parameters(), .01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, .01, total_steps=40*6)
-    begins.set()
-    losses = fit(net, shuffled(x, y, 16), cross_entropy, optimizer, schedule, 40, folder)
+    call = itertools.count(1)
+    def objective(*given):
+        if next(call) == calls: threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return cross_entropy(*given)
+    losses = fit(net, shuffled(x, y, 16), objective, optimizer, schedule, 40, folder)
     torch.save(net.state_dict() | dict(losses=torch.tensor(losses)), file)
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='there is no SIGKILL')
@@ -24,24 +27,16 @@ def test_killed_twenty_times(tmp_path):
     "Killed at random moments, then left alone: the weights and the losses of an undisturbed training, bit for bit."
     processes = multiprocessing.get_context('forkserver')         # it imports what is needed once, and forks
     processes.set_forkserver_preload(['pytest', 'torch._dynamo', 'idgi_repro.method.training'])
-    def started(folder, name):
-        begins = processes.Event()
-        process = processes.Process(target=train, args=(folder, tmp_path/name, begins), daemon=True)
+    def ended(*given):
+        process = processes.Process(target=train, args=given, daemon=True)
         process.start()
-        assert begins.wait(60)
-        return process
-    started(tmp_path/'first', 'first.pt').join()
-    before = time.perf_counter()
-    started(tmp_path/'again', 'again.pt').join()
-    took, moments, killed = time.perf_counter() - before, random.Random(0), 0
-    for _ in range(20):
-        process = started(tmp_path/'folder', 'killed.pt')
-        process.join(moments.uniform(0, took/8))
-        process.kill()
         process.join()
-        killed += process.exitcode == -signal.SIGKILL
-    started(tmp_path/'folder', 'killed.pt').join()
-    assert killed >= 10                                           # a fast machine may have ended it before
+        return process.exitcode
+    moments = random.Random(0)
+    assert ended(tmp_path/'again', tmp_path/'again.pt') == 0
+    codes = [ended(tmp_path/'folder', tmp_path/'killed.pt', moments.randint(1, 20), moments.uniform(0, .005)) for _ in range(20)]
+    assert codes.count(-signal.SIGKILL) >= 10                     # those that are left found it ended
+    assert ended(tmp_path/'folder', tmp_path/'killed.pt') == 0
     a, b = (torch.load(tmp_path/f'{name}.pt') for name in ('again', 'killed'))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert len(a['losses']) == 40 and a['losses'][-1] < a['losses'][0]
