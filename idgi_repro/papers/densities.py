@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SIGMAS', 'FRACTIONS', 'DRAWS', 'TRACED', 'LANGEVIN', 'SHOWN', 'GRADIENTS', 'RATIOS', 'PERTURBED',
-           'SAMPLED', 'METRICS', 'ALIGNED', 'OPPOSED', 'BETTER', 'UNLIKELY', 'VARIANCE', 'REWARD', 'TEST', 'CLAIMS',
-           'PAPER', 'ratio_figure', 'perturbation_figure', 'picture_figure', 'figures']
+           'SAMPLED', 'METRICS', 'ALIGNED', 'OPPOSED', 'BETTER', 'STEADY', 'UNLIKELY', 'VARIANCE', 'REWARD', 'TEST',
+           'CLAIMS', 'PAPER', 'ratio_figure', 'perturbation_figure', 'picture_figure', 'figures']
 
 # %% ../../nbs/papers/densities.ipynb #dens0003
 from base64 import b64decode, b64encode
@@ -34,6 +34,7 @@ def _objective(name, title, regulariser, weight, colour, marker):
 METHODS = (Method('baseline', 'Cross-entropy', function=cross_entropy, colour='#333333'),
            _objective('score', 'Score matching', score_matching, 1e-3, '#004488', 's'),
            _objective('score+control', 'Score matching, less g·v', partial(score_matching, control=True), 1e-3, '#66CCEE', 'D'),
+           _objective('score-square', 'Score matching, no square', partial(score_matching, mu=0.), 1e-3, '#AA3377', '<'),
            _objective('anti', 'Anti-score-matching', anti_score_matching, 1e-4, '#BB5566', 'v'),
            _objective('norm', 'Gradient norm', gradient_norm, 1e-3, '#DDAA33', '^'),
            _objective('norm-81', 'Gradient norm, 81-fold', gradient_norm, .081, '#228833', 'P'))
@@ -110,6 +111,7 @@ METRICS = (
 ALIGNED = 'Aligning the density with the data improves gradients'
 OPPOSED = 'Working against it makes them worse'
 BETTER = 'Gradient norm gives better samples than score matching'
+STEADY = 'The square of the trace stabilises training'
 UNLIKELY = 'Score matching and gradient norm make noise less likely than data'
 VARIANCE = "Published score matching acts through its variance (not a claim of the paper's)"
 REWARD = "Anti-score-matching makes gradients small (not a claim of the paper's)"
@@ -123,6 +125,7 @@ CLAIMS = (
     *(Claim(ALIGNED, f'{what}: gradient norm minus cross-entropy', gain, (m,), ('norm',), main=False, **_ONE) for m, what in _LOOKS),
     *(Claim(OPPOSED, f'{what}: anti-score-matching minus cross-entropy', gain, (m,), ('anti',), above=False, **_ONE) for m, what in _LOOKS),
     Claim(BETTER, 'GAN-test, gradient norm minus score matching', against('score'), ('gan',), ('norm',), **_ONE),
+    Claim(STEADY, 'accuracy: score matching minus its like without the square', against('score-square'), ('accuracy',), ('score',), **_ONE),
     *(Claim(UNLIKELY, f'logarithm of the ratio at .1: {m}', plain, ('ratio_0_1',), (m,), above=False, **_ONE) for m in ('score', 'norm')),
     *(Claim(VARIANCE, f'{what}: score matching minus its like with the control', against('score+control'), (m,), ('score',), **_ONE)
       for m, what in _LOOKS),
