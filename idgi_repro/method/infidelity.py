@@ -57,12 +57,13 @@ def max_sensitivity(
     radius:float=.02,  # r
     draws:int=10,      # of neighbours
     seeds:Sequence[int]|None=None, # of the draws, one for each image; None: its place in the batch
-)->Tensor:             # (B,), at least 0; NaN for an attribution of zeros
+    each:bool=False,   # whether `explain` gives K attributions of each image, (B, K, ...)
+)->Tensor:             # (B,), or (B, K), at least 0; NaN for an attribution of zeros
     "Max-sensitivity (Yeh et al. 2019, arXiv 1901.09392). Raises `InputError` for a radius that is not positive, and no draws."
     if not radius > 0: raise InputError(f'the radius is {radius}; it must be positive')
     if draws < 1: raise InputError(f'draws is {draws}; it must be at least 1')
     x, seeds = as_images(x), range(len(x)) if seeds is None else seeds
     moves = (radius*(2*drawn(seeds, (draws, *x.shape[1:]), uniform=True) - 1)).movedim(1, 0).to(x)
-    of = lambda v: in_double(explain(v)).flatten(1)
+    of = lambda v: in_double(explain(v)).flatten(1 + each)
     here = of(x)
-    return torch.stack([(of(x + m) - here).norm(dim=1) for m in moves]).amax(0)/here.norm(dim=1)
+    return torch.stack([(of(x + m) - here).norm(dim=-1) for m in moves]).amax(0)/here.norm(dim=-1)

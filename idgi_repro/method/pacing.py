@@ -6,6 +6,7 @@
 __all__ = ['decision', 'roughness', 'Paced', 'Powell', 'spread', 'Placed', 'LeftPath', 'DecisionPath', 'Decision', 'SingularPath']
 
 # %% ../../nbs/method/pacing.ipynb #pace0002
+from functools import cached_property
 from typing import Callable
 
 import numpy as np, torch
@@ -46,11 +47,17 @@ class Paced(Curve):
     "A curve with the points of RiemannOpt in closed form. Raises `InputError` for a path that is not known beforehand."
     def __init__(self,
         path:Curve,
-        m:Tensor, # (k,) from `roughness`
+        m:Tensor|Callable, # (k,) from `roughness`, or a function that returns it, which is called when points are placed
     ):
         if not isinstance(path, Curve): raise InputError(f'{type(path).__name__} is not known beforehand, so its points cannot be placed')
+        self.path, self.given, self.sign, self.published_side = path, m, path.sign, path.published_side
+        if not callable(m): self.m                       # which refuses it at once
+
+    @cached_property
+    def m(self):
+        m = self.given() if callable(self.given) else self.given
         if not len(m) or m.min() < 0 or not m.isfinite().all(): raise InputError('the roughness must be finite numbers, none negative')
-        self.path, self.m, self.sign, self.published_side = path, m.double().cpu(), path.sign, path.published_side
+        return m.double().cpu()
 
     def at(self, x, t): return self.path.at(x, t)
 

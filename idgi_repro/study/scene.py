@@ -20,7 +20,7 @@ from ..method.attribution import attribute, saliency
 from ..method import gradients
 from ..method.gradients import in_double, predict, scores_at
 from ..method.information import CURVES, area, information_curves
-from ..method.metrics import concentration, distance, energy_inside, insertion
+from ..method.metrics import Insertion, concentration, distance, energy_inside, insertion
 from ..method.metrics import patchiness, pointing, ranks, stability, step_lengths
 from ..errors import InputError
 from ..method.paths import Curve
@@ -96,12 +96,12 @@ def families(
     paper:Paper,
     names:Sequence[str], # of its methods
 )->list[list[Method]]:
-    "The methods in groups that are computed together."
+    "The methods in groups that are computed together: those of one path and score, and those without a path."
     groups = {}
     for name in names:
         method = root = paper.method(name)
         while root.of: root = paper.method(root.of)
-        groups.setdefault((root.path, root.score) if root.path else root.name, []).append(method)
+        groups.setdefault((root.path, root.score), []).append(method)
     return list(groups.values())
 
 def _needed(paper, family):
@@ -247,6 +247,11 @@ class Scene:
     def maps(self)->Tensor: return torch.stack(list(self.by_key.values())) # (K, B, H, W)
     @cached_property
     def places(self)->Tensor: return ranks(self.maps) # (K, B, H, W)
+    @cached_property
+    def inserted(self)->Insertion:
+        "What the network says as pixels are shown, the most salient first."
+        s = self.subject
+        return insertion(s.net.module, s.x, self.maps.unbind(), s.target, s.black, self.batch_size, self.forwards, self.places)
     @property
     def why(self)->list:
         "Why an image lacks values, B texts: what left it out, and whether little of a map, or no share in the object, can be measured."
@@ -261,10 +266,7 @@ class Scene:
     def score(self): return self.family[0].score or self.subject.score
 
 # %% ../../nbs/study/scene.ipynb #b380d785
-def _inserted(scene):
-    s = scene.subject
-    found = insertion(s.net.module, s.x, scene.maps.unbind(), s.target, s.black, scene.batch_size, scene.forwards, scene.places)
-    return dict(insertion=found.score, insertion_ratio=found.ratio)
+def _inserted(scene): return dict(insertion=scene.inserted.score, insertion_ratio=scene.inserted.ratio)
 
 INSERTION = Measurement('insertion', _inserted, forwards=19)
 
