@@ -29,6 +29,7 @@ class Method:
     exact:tuple=()           # protocols on which the network must be as it is, not prepared for speed
     score:Callable|None=None # what is explained, (logits, target) -> (B,); None: the target's probability
     train:bool=False         # whether it takes references from training images
+    builder:str='cifar_resnet18' # of the network that learns, a key of `BUILDERS`, in a paper that trains: there `function` is an objective
     show:Callable|None=None  # an attribution (B, C, H, W) -> its map (B, H, W); None: the sum over channels
 
     def __post_init__(self):

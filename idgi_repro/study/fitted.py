@@ -20,7 +20,7 @@ from ..files import slug, whole
 from ..method.gradients import logit, value_and_gradient
 from ..method.training import augmented, cross_entropy, fit, shuffled
 from ..records import Paper
-from .builders import cifar_resnet18, preact_resnet18
+from .builders import BUILDERS, preact_resnet18
 from .models import Network, keep, load
 from .parameters import option
 from .retraining import Training, _key, initial, material, write_rows
@@ -68,7 +68,7 @@ def _learn(f, m, module, objective, file, seed, tick):
 
 def _given(f, m, name, builder):
     "A network that is trained already. Raises `InputError` for one of other classes."
-    net = load(f'{builder.__name__}@{Path(f.weights)/name}.safetensors', f.device)
+    net = load(f'{builder}@{Path(f.weights)/name}.safetensors', f.device)
     if net.categories != m.train.categories: raise InputError(f'{name} in {f.weights} tells other classes apart than {f.train} has')
     return net
 
@@ -82,11 +82,11 @@ def fitted(
     tick:Callable=lambda n: None, # called with the number of images of every batch
 )->Network:
     "The network that learned by the method's objective, read where it stands, else trained. Raises `InputError` as `fit` does."
-    objective = paper.method(method).function
-    if f.weights: return _given(f, m, f'{slug(method)}-{f.seed}', cifar_resnet18)
-    file = Path(f.out)/f'{slug(method)}-{f.seed}-{_key(f, m, _learn, cifar_resnet18, objective, leave=_LATER)}.safetensors'
-    if not file.exists(): _learn(f, m, initial(f.seed, cifar_resnet18, m.classes, f.width).to(f.device), objective, file, f.seed, tick)
-    return load(f'cifar_resnet18@{file}', f.device)
+    objective, builder = (of := paper.method(method)).function, BUILDERS[of.builder]
+    if f.weights: return _given(f, m, f'{slug(method)}-{f.seed}', of.builder)
+    file = Path(f.out)/f'{slug(method)}-{f.seed}-{_key(f, m, _learn, builder, objective, leave=_LATER)}.safetensors'
+    if not file.exists(): _learn(f, m, initial(f.seed, builder, m.classes, f.width).to(f.device), objective, file, f.seed, tick)
+    return load(f'{of.builder}@{file}', f.device)
 
 # %% ../../nbs/study/fitted.ipynb #fitt0012
 WIDER = 2 # the judge's width, in that of the networks
@@ -97,7 +97,7 @@ def judge(
     tick:Callable=lambda n: None, # called with the number of images of every batch
 )->Network:
     "A PreAct ResNet-18 that learned from the same images by cross-entropy, read where it stands, else trained."
-    if f.weights: return _given(f, m, 'judge', preact_resnet18)
+    if f.weights: return _given(f, m, 'judge', 'preact_resnet18')
     key = _key(f, m, _learn, preact_resnet18, leave=(*_LATER, 'seed'))
     file = Path(f.out)/f'judge-{key}.safetensors'
     if not file.exists():
@@ -125,7 +125,7 @@ def found(
     "Trains, measures all that the paper measures, and writes it down; returns what stands where it stands. Raises `InputError`."
     metrics = [paper.metric(n) for n in f.metrics] or paper.metrics
     measurements = [*dict.fromkeys(k.measurement for k in metrics)]
-    how = [_learn, cifar_resnet18, preact_resnet18, paper.method(method).function, trial, *(k.function for k in measurements)]
+    how = [_learn, BUILDERS[(of := paper.method(method)).builder], preact_resnet18, of.function, trial, *(k.function for k in measurements)]
     given = [n.fingerprint() for n in (fitted(f, m, paper, method), judge(f, m))] if f.weights else []
     file = Path(f.out)/f'found-{slug(method)}-{f.seed}-{_key(f, m, *how, leave=("methods",), beside=given)}.json'
     if file.exists(): return file
