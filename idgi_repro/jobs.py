@@ -17,7 +17,8 @@ from tqdm import tqdm
 from . import __version__
 from .errors import InputError, check_kind
 from .files import slug, whole
-from .papers.loading import load_paper
+from .papers.loading import load_paper, paper_of
+from .report.page import report
 from .report.results import result_files
 from .study.parameters import Study, configured
 from .study.shard import Shard, code_of
@@ -194,13 +195,16 @@ def make_report(
     out:str,     # folder for tables, figures and the page
     photographs:bool=True, # whether figures that show the images are drawn
     paper:str='', # whose; '': the paper that the results are of
+    kernel:bool=True, # whether a notebook is left that can be read; without it this process makes the report
 )->Path:         # the page
     "Tables, figures and one HTML page, by a papermill run of `experiments/report.ipynb`, unless they stand."
     if not Path(results).is_dir(): raise InputError(f'there is no results folder {results}; run idgi-repro study --out {results} first')
     page, stamp, state = Path(out)/'index.html', Path(out)/'.made-from', f'{_state(results)} {photographs} {paper}'
     if page.is_file() and stamp.is_file() and stamp.read_text() == state: return page
     print('tables, figures and page ...', file=sys.stderr)
-    asked = dict(results=str(results), out=str(out), paper=paper, maps_of=0 if photographs else None)
-    execute('report', Path(results)/'notebooks'/'report.ipynb', asked)
+    maps_of = 0 if photographs else None
+    asked = dict(results=str(results), out=str(out), paper=paper, maps_of=maps_of)
+    if kernel: execute('report', Path(results)/'notebooks'/'report.ipynb', asked)
+    else: report(results, out, load_paper(paper or paper_of(results)), maps_of)
     with whole(stamp) as part: part.write_text(state)
     return page
