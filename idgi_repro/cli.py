@@ -189,6 +189,8 @@ def _parser():
                    'what is given here as well counts instead')
     _add_options(s, Study)
     s.add_argument('--dry-run', action='store_true', help='say what it would cost, and stop')
+    s.add_argument('--effects', metavar='RESULTS', help='with --dry-run: say after how many images each claim would be decided, '
+                   'if effects were those of this results folder')
 
     r = sub.add_parser('report', help='tables, figures and one HTML page from a results folder')
     r.add_argument('results', help='results folder')
@@ -206,7 +208,7 @@ def _device(asked=None):
 
 def _study(arguments):
     "The study that `idgi-repro study`'s arguments ask for."
-    given = {k: v for k, v in vars(arguments).items() if k not in ('command', 'config', 'dry_run')}
+    given = {k: v for k, v in vars(arguments).items() if k not in ('command', 'config', 'dry_run', 'effects')}
     found = (read_config(arguments.config) if 'config' in arguments else {}) | given
     study = configured(found)
     return study if 'device' in found else replace(study, device=_device())
@@ -217,10 +219,16 @@ def _words(argv):
         old = re.fullmatch(r'--(?:no-)?([a-z]+)(?:=.*)?', a)
         if old and old[1] in NEW_WORDS: raise InputError(f'{a} is called --{NEW_WORDS[old[1]]}')
 
-def _costs(study):
+def _costs(study, effects=None):
+    "What a study would cost, and with results of another what it would need."
     from idgi_repro.papers.loading import load_paper
     from idgi_repro.study.workflow import estimate, told
-    return told(estimate(study, load_paper(study.paper)))
+    paper = load_paper(study.paper)
+    cost = told(estimate(study, paper))
+    if not effects: return cost
+    from idgi_repro.report.looks import needed, told_needed
+    from idgi_repro.report.results import read
+    return f'{cost}\n\n{told_needed(needed(read(effects, [])[0], study, paper), study.images)}'
 
 # %% ../nbs/cli.ipynb #5bd250dc
 def _explained(a): return explain(a.photo, a.model, a.out, a.target, a.steps, a.protocol, _device(a.device), a.paper, a.score, a.size)
@@ -230,7 +238,8 @@ def _done(a):
     if a.command == 'data': return check(a.path, a.all)
     if a.command == 'explain': return _explained(a), True
     if a.command == 'study': study = _study(a) # mistakes are answered before all that takes seconds to import
-    if 'dry_run' in a: return _costs(study), True
+    if 'effects' in a and 'dry_run' not in a: raise InputError('--effects says what a study would need; give --dry-run as well')
+    if 'dry_run' in a: return _costs(study, getattr(a, 'effects', None)), True
     from idgi_repro.jobs import make_report, run_study
     return run_study(study) if a.command == 'study' else make_report(a.results, a.out, a.photographs, a.paper), True
 

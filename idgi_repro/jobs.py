@@ -19,10 +19,11 @@ from .errors import InputError, check_kind
 from .files import slug, whole
 from .papers.loading import load_paper, paper_of
 from .report.page import report
+from .report.looks import take_look, told_look
 from .report.results import result_files
 from .study.parameters import Study, configured
 from .study.shard import Shard, code_of
-from .study.workflow import make_choice, parameters, pending, read_choice, remarks, shards_of
+from .study.workflow import looks_of, make_choice, parameters, pending, read_choice, remarks, shards_of, upto
 
 # %% ../nbs/jobs.ipynb #0fa2dcfb
 def progress(total, what):
@@ -166,20 +167,29 @@ def _compute_all(study, missing):
             done += seconds
             bar.update(done - bar.n)
 
+def _compute_upto(study, choices, images):
+    "The shards of the first images that do not stand yet."
+    began, wanted = time.monotonic(), sum(len(upto(found, images)) for found in choices)
+    missing = [(found, file, START + seconds) for found in choices for file, seconds in pending(study, found, images).items()]
+    if len(missing) < wanted: print(f'{wanted-len(missing)} of {wanted} shards stand already', file=sys.stderr)
+    if not missing: return
+    _compute_all(study, missing)
+    print(f'{len(missing)} shards in {time.monotonic()-began:.0f} s', file=sys.stderr)
+
 def run_study(
     study:Study,
 )->Path: # the results folder
-    "Runs the shards that do not stand yet, one after the other. Raises `InputError` for anything that cannot be used."
-    paper, began = load_paper(study.paper), time.monotonic()
+    """Runs the shards that do not stand yet, one after the other, all or until the claims are decided.
+    Raises `InputError` for anything that cannot be used."""
+    paper = load_paper(study.paper)
     shards_of(study, paper) # what cannot be is said before images are selected
     choices = [make_choice(study, paper, n) for n in study.networks]
     for found in choices: _say(study, found)
-    wanted = sum(len(found['shards']) for found in choices)
-    missing = [(found, file, START + seconds) for found in choices for file, seconds in pending(study, found).items()]
-    if len(missing) < wanted: print(f'{wanted-len(missing)} of {wanted} shards stand already', file=sys.stderr)
-    if missing:
-        _compute_all(study, missing)
-        print(f'{len(missing)} shards in {time.monotonic()-began:.0f} s', file=sys.stderr)
+    for images in looks_of(study, choices):
+        _compute_upto(study, choices, images)
+        if not study.until: break
+        print(told_look(look := take_look(study, paper, images)), file=sys.stderr)
+        if look['done']: break
     return Path(study.out)
 
 # %% ../nbs/jobs.ipynb #e8371373
@@ -187,6 +197,7 @@ def _state(results):
     "Hash of all that a report is made from."
     found = result_files(Path(results))
     if not found: raise InputError(f'there are no results in {results}; run idgi-repro study --out {results} first')
+    found += sorted(Path(results).glob('looks/*.json'))
     made_from = [__version__, notebook('report').read_text(), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in found)]
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 

@@ -1,18 +1,22 @@
 "Tables and claims of results whose truth is known, and every way in which results can be incomplete or wrong."
-import io, re, shutil, subprocess
+import io, json, re, shutil, subprocess
 from dataclasses import replace
 from itertools import product
 
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
+from scipy.stats import t as student
 
 from idgi_repro.papers.idgi import BLUR, CLAIMS, LOWERS, PAPER, PATCHY, RAISES, RESIDUAL, SENSITIVE, SIX as SCORES, WEIGHTS
 from idgi_repro.records import Claim
 from idgi_repro.report import claims as C, tables as T
 from idgi_repro.report.claims import Sample, moved, shares, sizes, verdict
 from idgi_repro.report.formats import Table
-from idgi_repro.report.results import read
-from idgi_repro.report.statistics import NO_MASKS, NOT_RUN, draws, values
+from idgi_repro.report.looks import last_look, level, needed, take_look, told_look
+from idgi_repro.report.results import read, result_files
+from idgi_repro.report.statistics import NO_MASKS, NOT_RUN, draws, mean, tails, values
 from idgi_repro.study.models import IMAGENET
+from idgi_repro.study.parameters import Study
+from idgi_repro.study.workflow import choice_file
 from simulate import EFFECTS, simulate
 
 METRICS, METHODS = {m.name: m for m in PAPER.metrics}, ('ig', 'gig', 'blurig')
@@ -376,3 +380,43 @@ def test_the_same_results_give_the_same_tables(results, tmp_path):
         for i, part in enumerate((whole[cut:], whole[:cut])): pq.write_table(part, file.with_name(f'{i}-{file.name}'))
         file.unlink()
     assert text(results) == first
+
+
+# looks
+
+def test_an_interval_of_any_level_is_as_wide_as_students_and_wider_on_the_side_that_skewed_images_miss():
+    rng = np.random.default_rng(0)
+    for v, skewed in ((rng.normal(size=100), False), (rng.exponential(size=100), True)):
+        drawn = mean(v, np.hstack([np.ones((100, 1), np.int16), draws(100, 2000)]))
+        low, high = tails(drawn, 100, 1e-4)
+        plain = student.isf(.5e-4, 99)*v.std(ddof=1)/10
+        assert v.mean() - low > .95*plain and high - v.mean() > (1.2 if skewed else .95)*plain
+        assert (high - v.mean() > 1.2*(v.mean() - low)) == skewed
+
+
+def test_a_study_stops_at_the_look_that_decides_and_its_verdicts_stand(tmp_path):
+    "Three looks of one claim that is true and one on nothing; and what is no result of those looks is not reported as one."
+    about = lambda m: Claim(m, m, C.gain, ('insertion',), (f'{m}+idgi',), protocols=('corrected',))
+    paper = replace(PAPER, claims=(about('ig'), about('blurig')))
+    study = Study(networks=('mini_resnet',), images=100, until='decided', protocols=('corrected',), out=str(tmp_path))
+    simulate(tmp_path, networks=('mini_resnet',), protocols=('corrected',), images=96, steps=(8,), shards=3)
+    ends = dict(zip(sorted(f.name for f in result_files(tmp_path)), (32, 64, 96)))
+    choice_file(study, 'mini_resnet').parent.mkdir()
+    choice_file(study, 'mini_resnet').write_text(json.dumps(dict(shards={f: dict(stop=n) for f, n in ends.items()})))
+    found = [take_look(study, paper, n) for n in (32, 64, 100)]
+    assert [told_look(f) for f in found] == [f'{n} images: 1 claims decided, 1 undecided' for n in (32, 64, 100)]
+    assert [len(f['files']) for f in found] == [1, 2, 3] and [f['level'] for f in found] == [level(k, 2) for k in (1, 2, 3)]
+    frame = last_look(tmp_path, paper).frame
+    assert frame['decided at'].tolist() == ['32', '–'] and frame.images.tolist() == ['96', '96'] and 'done' not in frame
+    assert all_tables(read(tmp_path)[0])['claims'].frame.shape[1] == 9, 'without a look it is the table of all images'
+    next(iter(result_files(tmp_path))).rename(tmp_path/'other.parquet')
+    assert last_look(tmp_path, paper) is None is last_look(tmp_path, PAPER)
+
+
+def test_images_needed_grow_as_the_square_of_a_smaller_effect(tmp_path):
+    at = []
+    for k, size in enumerate((.02, .005)):
+        rows = made(tmp_path/str(k), images=400, effects={c: dict.fromkeys(METHODS, size) for c in SCORES})
+        paper = replace(PAPER, claims=(Claim('it helps', 'gain', C.gain, ('insertion',), ('ig+idgi',)),))
+        at += needed(rows, Study(images=50_000, until='decided'), paper).images.tolist()[:1]
+    assert at[0] == 32 and 8 <= at[1]/at[0] <= 32

@@ -23,6 +23,7 @@ from ..files import whole
 from ..records import Paper
 from .figures import all_figures
 from .formats import Table
+from .looks import last_look
 from .maps import Photographs
 from .results import read
 from .tables import all_tables
@@ -241,7 +242,7 @@ def report(
     for note in (*invented(rows), *loud): print(f'idgi-repro: {note}', file=sys.stderr)
     out = Path(out).expanduser()
     if not (out/'index.html').exists(): _write(out, {'index.html': b'This report is being written.'})
-    tables = all_tables(rows, paper)
+    tables = all_tables(rows, paper, last_look(results, paper))
     figures, notes = all_figures(rows, manifests, paper, tables, None if maps_of is None else Photographs(rows, manifests, paper, maps_of))
     files = _texts(tables) | drawn(figures) | {'manifest.json': (json.dumps(manifests, indent=1, sort_keys=True) + '\n').encode()}
     html = page(rows, manifests, paper, tables, figures, files, [*renamed(manifests), *notes], loud)

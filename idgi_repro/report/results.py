@@ -178,11 +178,12 @@ _STUDY = 'run the study first, or give the folder that it wrote to'
 def read(
     folder:str|Path,      # results of a study, searched with its subfolders
     notes:list|None=None, # where it is put what a reader must know; None: a file that cannot be read is an error, anything else a warning
+    only=None,            # names of files; None: all that there are
 )->tuple[pd.DataFrame,list[dict]]: # rows (see `KEY`); manifests of the shards they are from, each with its network's name and its file
     "All results in a folder. Raises `InputError` if there is none, nothing in it can be read, or, without `notes`, a file cannot."
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise InputError(f'there is no results folder {str(folder)!r}; {_STUDY}')
-    rows, shards, bad = _read(result_files(folder))
+    rows, shards, bad = _read([f for f in result_files(folder) if only is None or f.name in only])
     refused = _refused(bad)
     if refused and (notes is None or not shards): raise InputError('\n'.join(refused))
     if not shards: raise InputError(f'{str(folder)!r} holds no results (no *.parquet file with rows); {_STUDY}')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_RUN', 'NO_MASKS', 'mean', 'mean_size', 'median_area', 'column_of', 'values', 'present', 'resamples', 'draws',
-           'widening', 'interval', 'pairs']
+           'widening', 'interval', 'tails', 'pairs']
 
 # %% ../../nbs/report/statistics.ipynb #0261a67d
 from functools import lru_cache
@@ -161,6 +161,22 @@ def interval(
     (middle, *base), (found, *less) = ([statistic(v[keep], *drawn) for v in both] for drawn in ((), (counts,)))
     deviation = np.quantile(found - sum(less), [.025, .975]) - (middle := middle - sum(base))
     return tuple((middle + widening(int(keep.sum()))*deviation).tolist())
+
+# %% ../../nbs/report/statistics.ipynb #stat0106
+def tails(
+    drawn,         # (1+R,) the statistic of the images as they are, and of each draw
+    images:int,    # how many there are
+    level:float,   # of both sides together, such as .05
+    times:float=1, # as if there were so many times as many images
+)->tuple[float,float]: # low and high; NaN for fewer than two images
+    "The interval that the scatter and the skewness of a bootstrap say, at any level."
+    if images < 2: return np.nan, np.nan
+    off = drawn[1:] - np.nanmean(drawn[1:])
+    sd = np.nanmean(off**2)**.5
+    skew, q = np.nanmean(off**3)/(sd**3*times**.5) if sd else 0, -stdtrit(images*times - 1, level/2)
+    hall = lambda x: 3/skew*(np.cbrt(1 + skew*(x - skew/6)) - 1) if abs(skew) > 1e-6 else x
+    wide = sd*(images/(images - 1)/times)**.5
+    return drawn[0] - wide*max(q, hall(q)), drawn[0] + wide*max(q, -hall(-q))
 
 # %% ../../nbs/report/statistics.ipynb #ccda2dc8
 def _alike(a, b, column):

@@ -234,9 +234,10 @@ def _steps_tables(rows, paper, protocol):
 def all_tables(
     rows:pd.DataFrame, # from `read`
     paper:Paper,       # that they are of
+    looked:Table|None=None, # the claims of a study that went on until they were decided, from `last_look`
 )->dict[str,Table]:    # by file name
     "Every table of the report."
-    tables = {'claims': (found := claims(rows, paper)), 'verdicts': verdicts(found, paper)}
+    tables = {'claims': (found := looked or claims(rows, paper)), 'verdicts': verdicts(found, paper)}
     for p in sorted(rows.protocol.unique()):
         tables |= {f'{m.name}-{p}': table(rows, paper, m.name, protocol=p) for m in paper.metrics}
         tables |= {f'gains-{p}': gains(rows, paper, protocol=p)} | _steps_tables(rows, paper, p)

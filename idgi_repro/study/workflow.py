@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROW', 'MAP', 'shards_of', 'seconds_per_gradient', 'choice_file', 'read_choice', 'make_choice', 'remarks', 'estimate',
-           'told', 'parameters', 'pending', 'set_aside']
+           'told', 'parameters', 'upto', 'looks_of', 'pending', 'set_aside']
 
 # %% ../../nbs/study/workflow.ipynb #1b54e201
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 import json, time
 
@@ -18,7 +19,7 @@ from ..method.gradients import prepare, value_and_gradient
 from ..records import Paper
 from .imagenet import open_images
 from .models import Network
-from .parameters import Parameters, Study
+from .parameters import Parameters, Study, looks
 from .scene import maps_count
 from .selection import choose
 from .shard import Shard, boxes_of, code_of, contents, network_of, shard_file, stands, training
@@ -31,9 +32,9 @@ def shards_of(
 )->list[Shard]:
     "The shards of a study. Raises `InputError` for what the paper does not have."
     shared = {f.name: getattr(study, f.name) for f in fields(Parameters)}
-    starts = range(0, study.images, study.shard_size)
-    return [Shard(network=n, protocol=p, start=s, stop=min(s + study.shard_size, study.images), **shared).of(paper)
-            for n in networks or study.networks for p in study.protocols or paper.protocols for s in starts]
+    edges = sorted({*range(0, study.images, study.shard_size), study.images, *(looks(study.images) if study.until else ())})
+    return [Shard(network=n, protocol=p, start=s, stop=e, **shared).of(paper)
+            for n in networks or study.networks for p in study.protocols or paper.protocols for s, e in pairwise(edges)]
 
 # %% ../../nbs/study/workflow.ipynb #18bc53be
 def seconds_per_gradient(
@@ -154,12 +155,29 @@ def parameters(
     "All that a shard's papermill run needs."
     return {f.name: getattr(study, f.name) for f in fields(Parameters)} | shard
 
+def upto(
+    found:dict, # from `make_choice`
+    images:int, # for each network
+)->list[str]:   # result files
+    "The shards that end within the first images."
+    return [f for f, s in found['shards'].items() if s['stop'] <= images]
+
+def looks_of(
+    study:Study,
+    choices:list, # of all of its networks, from `make_choice`
+)->list[int]:     # the last is the end of the images
+    "After how many images the study is looked at; only at the end, unless it goes on until its claims are decided."
+    last = max(s['stop'] for found in choices for s in found['shards'].values())
+    ends = looks(study.images) if study.until else [study.images]
+    return ends[:1 + sum(n < last for n in ends)]
+
 def pending(
     study:Study,
-    found:dict, # from `make_choice`
-)->dict:        # result file: estimated seconds
+    found:dict,      # from `make_choice`
+    images:int=None, # only shards that end within so many; None: all
+)->dict:             # result file: estimated seconds
     "The shards that do not stand."
-    return {f: s for f, s in found['seconds'].items() if not stands(Path(study.out)/f, study.keep_maps)}
+    return {f: found['seconds'][f] for f in upto(found, images or study.images) if not stands(Path(study.out)/f, study.keep_maps)}
 
 def set_aside(
     study:Study,
