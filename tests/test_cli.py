@@ -4,7 +4,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 from PIL import Image
 
 import idgi_repro
@@ -44,6 +44,28 @@ def test_explain_another_class_by_name(tmp_path, photo):
     assert 'explained: star' in (tmp_path/'maps.svg').read_text()
 
 
+def test_explain_several_photographs(capsys, tmp_path):
+    (tmp_path/'in').mkdir()
+    for i in range(2): Embedded(2)[i].open().save(tmp_path/f'in/{i}.png')
+    (tmp_path/'in/notes.jpg').write_text('no picture')
+    asked = ['--steps', '2', '--methods', 'ig+idgi', 'ig', '--overlay', '--save-maps', str(tmp_path/'a/maps.npz')]
+    assert main(['explain', str(tmp_path/'in'), 'embedded', *asked, '--out', str(tmp_path/'out')]) == 0
+    said, kept = capsys.readouterr(), np.load(tmp_path/'a/maps.npz')
+    assert sorted(f.name for f in (tmp_path/'out').iterdir()) == ['0.png', '1.png', 'disc-0-00000.png']
+    assert said.out.count('(explained)') == 3 and len(said.out.splitlines()) == 3*6 and 'notes.jpg cannot be read' in said.err
+    assert kept['maps'].shape == (3, 2, 192, 192) and kept['methods'].tolist() == ['ig', 'ig+idgi'] and kept['probability'].shape == (3, 10)
+    assert np.allclose(kept['maps'][0], kept['maps'][2], atol=1e-5*abs(kept['maps'][0]).max()), 'the same picture, from a file and drawn'
+
+
+def test_explain_names_imagenets_classes(capsys, tmp_path, photo):
+    (tmp_path/'thousand.py').write_text('import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n'
+                                        '        return torch.cat([x.mean((2, 3)), x.new_zeros(len(x), 997)], 1)\n')
+    argv = ['--model', f'{tmp_path}/thousand.py:Net', '--steps', '2', '--methods', 'ig', '--target', 'goldfish']
+    assert main(['explain', photo, *argv, '--out', str(tmp_path/'maps.svg')]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ('tench\n', 'goldfish  (explained)', 'great white shark'))
+
+
 @pytest.mark.parametrize('argv, message', [
     (['--model', 'resnet51'], 'unknown network .resnet51.'),
     (['--model', 'no_such_module:f'], 'cannot be imported'),
@@ -54,6 +76,10 @@ def test_explain_another_class_by_name(tmp_path, photo):
     (['--protocol', 'open'], "'corrected' or 'published'"),
     (['--paper', 'poem'], 'unknown paper .poem.'),
     (['--out', 'maps.docx'], 'must end in .png'),
+    (['embedded', '--out', 'maps.png'], '2 photographs are 2 figures'),
+    (['--save-maps', 'maps.npy'], 'must end in .npz'),
+    (['--methods', 'lime'], 'unknown method .lime.'),
+    (['--paper', 'recalibration', '--methods', 'eg'], 'leave it out'),
     (['--device', 'cuda:77'], 'device')])
 def test_explain_refuses(capsys, photo, argv, message):
     assert re.search(message, refused(capsys, 'explain', photo, *argv))

@@ -8,9 +8,9 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from PIL import Image
 from torch import nn
 
-from idgi_repro.cli import _target
 from idgi_repro.errors import InputError
 from idgi_repro.papers.idgi import PAPER
+from idgi_repro.report.explain import _target
 from idgi_repro.report.maps import _photograph
 from idgi_repro.report.results import KEY, read
 from idgi_repro.study import shard as room

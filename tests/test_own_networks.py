@@ -107,7 +107,7 @@ def brief():
     "A paper of one method, so that a picture takes no time."
     few = Paper("few", "Few", PAPER.methods[:2], PAPER.metrics)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr('idgi_repro.papers.loading.load_paper', lambda name: few)
+        m.setattr('idgi_repro.report.explain.load_paper', lambda name: few)
         yield
 
 
@@ -123,7 +123,7 @@ def explained(capsys, tmp_path, spec, *argv):
 
 PICTURES = ['plain', 'logits', 'mapping', 'pair', 'columns', 'bare', 'function', 'partial', 'half', 'bfloat', 'double',
             'scripted', 'frozen',
-            'exported', 'stubborn', 'locked', 'stateful', 'inplace', 'timm', 'older', 'hugging', 'listed', 'vit', 'within']
+            'exported', 'stubborn', 'locked', 'stateful', 'inplace', 'timm', 'older', 'hugging', 'listed', 'vit', 'within', 'made']
 
 @pytest.mark.parametrize('name', PICTURES)
 def test_a_picture(name, file, capsys, tmp_path):
@@ -131,7 +131,7 @@ def test_a_picture(name, file, capsys, tmp_path):
     assert status == 0, said
 
 
-REFUSED = dict(made='inference', quantised='no gradient', softmax='say --score output', one='say --score sigmoid',
+REFUSED = dict(quantised='no gradient', softmax='say --score output', one='say --score sigmoid',
                certain='say --score output', mute='say --size 64',
                nothing='returned NoneType', a_class='returned the class Net', weights='returned OrderedDict', text='must return logits',
                flat='must return logits', whole='must return logits', broken='cannot be run on images', nan='NaN or infinity')

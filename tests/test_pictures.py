@@ -7,10 +7,10 @@ import numpy as np, pytest, torch
 from PIL import Image, ImageOps, features
 from torch import nn
 
-from idgi_repro.cli import _seen
 from idgi_repro.errors import InputError
 from idgi_repro.papers.idgi import PAPER
 from idgi_repro.records import Method
+from idgi_repro.report.explain import _seen
 from idgi_repro.report.tables import exclusions
 from idgi_repro.study.images import SUFFIXES, Embedded, Photo, UnreadableImage, blurred, load_batch, pixels_of, recompressed
 from idgi_repro.study.imagenet import open_images
@@ -177,10 +177,11 @@ def test_explain_shows_a_photograph_upright(tmp_path):
     exif, image = Image.Exif(), Embedded(1)[0].open().resize((192, 96))
     exif[0x0112] = 6
     image.save(tmp_path/'x.png', exif=exif)
-    net, item, pixels, *_ = _seen(tmp_path/'x.png', 'mini_resnet', None, 'cpu', None, None)
-    assert torch.equal(pixels[0], pixels_of(net, image.transpose(Image.Transpose.ROTATE_270)))
-    assert not torch.equal(pixels[0], load_batch(net, [item]).pixels[0]), 'a study has it as it lies in the file'
-    assert _seen('embedded', 'mini_resnet', None, 'cpu', None, None)[2].shape == (1, 3, 192, 192)
+    net, item = load('mini_resnet'), open_images(tmp_path/'x.png')[0]
+    pixels = _seen(net, item, None, 'cpu').pixels
+    assert torch.equal(pixels, pixels_of(net, image.transpose(Image.Transpose.ROTATE_270)))
+    assert not torch.equal(pixels, load_batch(net, [item]).pixels[0]), 'a study has it as it lies in the file'
+    assert _seen(net, Embedded(1)[0], None, 'cpu').pixels.shape == (3, 192, 192)
 
 
 # which files are pictures

@@ -8,6 +8,7 @@ __all__ = ['SCALED', 'show', 'draw_maps', 'titled_maps', 'draw_rows', 'map_lines
 # %% ../../nbs/report/maps.ipynb #7fbb7ee4
 from dataclasses import dataclass, replace
 from functools import cached_property
+from textwrap import shorten
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
@@ -32,13 +33,16 @@ def show(
     ax,       # to draw on
     picture,  # (3, H, W) in [0, 1], or a map (H, W)
     title='', # above it
+    over=None, # (3, H, W) in [0, 1], over which a map is drawn, the less seen the nearer it is to zero
 ):            # matplotlib's image
     "A picture or a map without axes."
     a = np.asarray(picture, float)
     top = np.quantile(np.abs(a), .995) or 1.
     ax.set(xticks=[], yticks=[], title=title)
     ax.spines[:].set_visible(False)
-    return ax.imshow(np.moveaxis(a, 0, -1).clip(0, 1)) if a.ndim == 3 else ax.imshow(a, cmap='RdBu_r', vmin=-top, vmax=top)
+    if a.ndim == 3: return ax.imshow(np.moveaxis(a, 0, -1).clip(0, 1))
+    if over is not None: ax.imshow(1 - (1 - np.asarray(over, float).mean(0))/2, cmap='gray', vmin=0, vmax=1)
+    return ax.imshow(a, cmap='RdBu_r', vmin=-top, vmax=top, alpha=None if over is None else (np.abs(a)/top).clip(0, 1))
 
 # %% ../../nbs/report/maps.ipynb #ab4ee7af
 def _scale(fig, image, **kw):
@@ -48,21 +52,32 @@ def _scale(fig, image, **kw):
     bar.set_ticks([low, 0, high], labels=['against', '0', 'for'])
     bar.set_label("the class, in units of each map's\n99.5 % quantile of |attribution|", fontsize=8)
 
+# %% ../../nbs/report/maps.ipynb #mapl0001
+def _list(ax, classes):
+    "Classes with their probabilities, one below the other; the one explained is bold."
+    for i, (name, p, explained) in enumerate(classes):
+        how = dict(fontsize=7, va='center', transform=ax.transAxes, weight='bold' if explained else 'normal')
+        ax.text(.16, .4 - .08*i, f'{p:.3f}', ha='right', **how)
+        ax.text(.2, .4 - .08*i, shorten(name, 32, placeholder=' …'), **how)
+
 # %% ../../nbs/report/maps.ipynb #ba0ec556
 @styled
 def draw_maps(
     pixels,    # (3, H, W) in [0, 1]
     maps:dict, # title: signed map (H, W), drawn column by column, two to a column
     title:str, # above all
+    classes=(), # (name, probability, whether it is explained), listed below the photograph
+    overlay:bool=False, # whether the maps are drawn over the photograph
 )->Figure:
     "One photograph and its maps, side by side."
     across = -(-len(maps)//2)
     fig, axes = plt.subplots(2, across + 1, figsize=(2*across + 2, 4.7), layout='constrained')
     show(axes[0, 0], pixels, 'image')
     for ax in axes[:, 1:].T.flat[len(maps):]: ax.remove()
-    for ax, (name, m) in zip(axes[:, 1:].T.flat, maps.items()): image = show(ax, m, name)
+    for ax, (name, m) in zip(axes[:, 1:].T.flat, maps.items()): image = show(ax, m, name, pixels if overlay else None)
     axes[1, 0].axis('off')
-    _scale(fig, image, cax=axes[1, 0].inset_axes([.08, .6, .84, .07]))
+    _scale(fig, image, cax=axes[1, 0].inset_axes([.08, .85 if classes else .6, .84, .07]))
+    _list(axes[1, 0], classes)
     fig.suptitle(wrap(title, 22*across + 22), fontsize=10)
     return fig
 

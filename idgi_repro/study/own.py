@@ -7,6 +7,7 @@ __all__ = ['user_module', 'build']
 
 # %% ../../nbs/study/own.ipynb #a388d3b0
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
 from unittest.mock import patch
@@ -18,6 +19,7 @@ from ..errors import InputError
 _PACKAGE = Path(str(package_files('idgi_repro')))
 _LIBRARIES = {Path(sysconfig.get_path(k)) for k in ('stdlib', 'platstdlib', 'purelib', 'platlib')} | {_PACKAGE}
 
+@cache
 def _installed(file):
     "Whether a file is Python's, an installed package's or ours."
     return not _LIBRARIES.isdisjoint(file.parents) or not {'site-packages', 'dist-packages'}.isdisjoint(file.parts)
