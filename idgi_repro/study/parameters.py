@@ -70,12 +70,9 @@ def looks(
     return [*(n for n in doubled if n < images), images]
 
 # %% ../../nbs/study/parameters.ipynb #f56eb045
-NETWORKS = ('mini_resnet and the other embedded ones, resnet50 and the others of the paper (with @WEIGHTS for other weights), '
-            'module:function or file.py:function') # as the command line says it
-JOBS = ('choose', 'shard', 'look', 'report') # rules of workflow/Snakefile
 NETWORKS = ('mini_resnet and the other embedded ones, resnet50 or another classifier of torchvision (with @WEIGHTS for other weights), '
             'timm:NAME, hf:NAME, module:function or file.py:function') # as the command line says it
-JOBS = ('choose', 'shard', 'report') # rules of workflow/Snakefile
+JOBS = ('choose', 'shard', 'look', 'report') # rules of workflow/Snakefile
 
 @dataclass(frozen=True)
 class Study(Parameters):
