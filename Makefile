@@ -1,4 +1,5 @@
-# make demo   sets up and runs the whole study on the embedded set: tables, figures and a page in figures/demo
+# make demo   sets up, explains a photograph, and runs every paper's part on the embedded set: tables, figures and pages in figures/demo
+# make embedded runs more of it, on four networks, as the graph of jobs that a cluster would run
 # make test   sets up and runs every test: notebooks, then pytest
 # make sample runs the sample study on real networks and photographs, where ../shared/realdata is, and its report in figures/sample
 # make bench  measures speed and memory beside Captum, PAIR's saliency and the bare calls, into figures/benchmarks
@@ -13,9 +14,12 @@ INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install
 STUDY   := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
 FIT     := $(BIN)/snakemake --snakefile workflow/Fitting --profile workflow/profiles/local --configfile
 
-.PHONY: demo test isa sample bench setup notebooks readme check clean
+.PHONY: demo embedded test isa sample bench setup notebooks readme check clean
 
 demo: setup
+	$(BIN)/idgi-repro demo
+
+embedded: setup
 	$(STUDY) workflow/config/embedded.yaml
 	$(STUDY) workflow/config/embedded_recalibration.yaml
 	$(FIT) workflow/config/embedded_densities.yaml

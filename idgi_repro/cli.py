@@ -89,6 +89,8 @@ def _parser():
     for f in fields(Study): # that a study and a single photograph have in common
         if f.name in ('methods', 'score', 'size'): e.add_argument(f'--{f.name}', default=f.default, **_kind_of(f))
 
+    sub.add_parser('demo', help="a photograph and its maps, then every paper's part on the embedded set, into figures/demo")
+
     d = sub.add_parser('data', help='check the images that a study is to use').add_subparsers(dest='what', required=True)
     d = d.add_parser('check', help='what there is, what is missing, and what to do',
                      description='Says what a study would find. Exit status: 0 with labels and without unreadable images, '
@@ -152,6 +154,9 @@ def _done(a):
     "What a command has to say, and whether all is well."
     if a.command == 'data': return check(a.path, a.all)
     if a.command == 'explain': return _explained(a), True
+    if a.command == 'demo':
+        from idgi_repro.demo import demo
+        return demo(), True
     if a.command == 'study': study = _study(a) # mistakes are answered before all that takes seconds to import
     if 'effects' in a and 'dry_run' not in a: raise InputError('--effects says what a study would need; give --dry-run as well')
     if 'dry_run' in a: return _costs(study, getattr(a, 'effects', None)), True

@@ -54,10 +54,11 @@ def _photograph(folder):
     "scikit-image's cat and its maps."
     import skimage
     from PIL import Image
-    from idgi_repro.cli import explain
+    from idgi_repro.report.explain import explain
     (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
     with whole(folder/'cat.png') as part: Image.fromarray(skimage.data.chelsea()).save(part, 'PNG')
-    return explain(str(folder/'cat.png'), at_hand(), str(folder/'cat-maps.png'), steps=32)
+    explain([str(folder/'cat.png')], at_hand(), str(folder/'cat-maps.png'), steps=32)
+    return folder/'cat-maps.png'
 
 def _choose(study, network):
     from idgi_repro.papers.loading import load_paper
