@@ -1,12 +1,15 @@
 "Networks: what a notebook cell is the wrong place for, and every mistake a user can make when naming one."
 import os, sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError, URLError
 
 import pytest, torch, torchvision
 from PIL import Image
 from torch import nn
 
+from idgi_repro.cli import main
+from idgi_repro.method.gradients import predict
 from idgi_repro.study.imagenet import open_images
 from idgi_repro.study.images import Embedded
 from idgi_repro.study.selection import select
@@ -55,6 +58,66 @@ def test_other_weights_bring_their_own_sizes(hub):
     torch.save(torchvision.models.mobilenet_v2().state_dict(), hub/'mobilenet_v2-b0353104.pth')
     net = load('mobilenet_v2@IMAGENET1K_V1')
     assert (net.name, net.resize, net.crop) == ('mobilenet_v2@IMAGENET1K_V1', 256, 224)
+
+
+def test_any_classifier_of_torchvision_by_name(hub):
+    there = torchvision.models.efficientnet_b0()
+    torch.save(there.state_dict(), hub/torchvision.models.EfficientNet_B0_Weights.DEFAULT.url.rsplit('/', 1)[1])
+    net, photo = load('efficientnet_b0', score='probability'), Embedded(1)[0].open()
+    theirs = torchvision.models.EfficientNet_B0_Weights.DEFAULT.transforms()(photo)
+    assert torch.allclose(net.normalize(net.pixels(photo)), theirs, atol=.06) # theirs resizes bytes
+    assert (net.resize, net.crop, net.filter, net.category(1)) == (256, 224, 'bicubic', 'goldfish')
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad(): assert torch.equal(net.module(x), there.eval()(x))
+
+
+@pytest.mark.parametrize('name', torchvision.models.list_models(module=torchvision.models))
+def test_every_classifier_of_torchvision_has_what_its_weights_say(name, monkeypatch):
+    monkeypatch.setattr('idgi_repro.study.models._pretrained', lambda name, weights: nn.Flatten())
+    for weights in torchvision.models.get_model_weights(name):
+        if not weights.meta['categories']: continue
+        net, t = load(f'{name}@{weights.name}'), weights.transforms()
+        assert (list(net.mean), list(net.std), net.crop) == (list(t.mean), list(t.std), t.crop_size[0]) and len(net.categories) == 1000
+        assert getattr(net, 'filter', 'bilinear') == t.interpolation.value
+
+
+class Pooled(nn.Module):
+    "Says what transformers' classifiers say, and may be called as timm's."
+    config = SimpleNamespace(id2label={0: 'red', 1: 'green', 2: 'blue'})
+    def __init__(self, wrap): super().__init__(); self.wrap = wrap
+    def forward(self, x): return self.wrap(x.mean((2, 3)))
+
+PROCESSOR = dict(image_mean=[.5]*3, image_std=[.25]*3, size=dict(height=64, width=64), resample=2)
+
+@pytest.fixture
+def libraries(monkeypatch):
+    "Modules that stand in for timm and transformers; neither knows the name 'unknown'."
+    def known(name, made):
+        if name == 'unknown': raise RuntimeError('Unknown model')
+        return made
+    auto = lambda make: SimpleNamespace(from_pretrained=lambda name: known(name, make()))
+    data = dict(input_size=(3, 64, 64), interpolation='bilinear', mean=(.5,)*3, std=(.25,)*3, crop_pct=1., crop_mode='center')
+    monkeypatch.setitem(sys.modules, 'timm', SimpleNamespace(__version__='1',
+                        data=SimpleNamespace(resolve_model_data_config=lambda module: data),
+                        create_model=lambda name, pretrained: known(name, Pooled(lambda z: z))))
+    monkeypatch.setitem(sys.modules, 'transformers', SimpleNamespace(__version__='1',
+                        AutoModelForImageClassification=auto(lambda: Pooled(lambda z: SimpleNamespace(logits=z))),
+                        AutoImageProcessor=auto(lambda: SimpleNamespace(to_dict=lambda: PROCESSOR))))
+
+@pytest.mark.parametrize('spec', ['timm:small.a1', 'hf:some/where'])
+def test_networks_of_other_libraries(spec, libraries, tmp_path):
+    net, x = load(spec, score='probability'), torch.rand(2, 3, 64, 64)
+    assert net.name == spec and (net.mean, net.std, net.resize, net.crop) == ((.5,)*3, (.25,)*3, 64, 64) and spec in net.source
+    assert net.category(1) == ('green' if spec.startswith('hf') else 'class 1') and torch.equal(predict(net.module, x), x.mean((2, 3)))
+    assert load(spec).fingerprint() == net.fingerprint()
+    assert main(['explain', 'embedded', '--model', spec, '--steps', '2', '--methods', 'ig', '--out', str(tmp_path/'a.png')]) == 0
+
+@pytest.mark.parametrize('library', ['timm', 'hf'])
+def test_what_other_libraries_do_not_have(library, libraries, monkeypatch):
+    with pytest.raises(InputError, match=f'{library}:unknown cannot be had .RuntimeError: Unknown model.; check the name'):
+        load(f'{library}:unknown')
+    for name in ('timm', 'transformers'): monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=rf"say pip install 'idgi_repro\[{library}\]'"): load(f'{library}:resnet50')
 
 
 @pytest.mark.parametrize('content', ['garbage', 'truncated', 'of another network'])

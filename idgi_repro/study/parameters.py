@@ -60,8 +60,8 @@ class Parameters:
             if value is not None and value < least: raise InputError(f'{name} is {value}; it must be at least {least}')
 
 # %% ../../nbs/study/parameters.ipynb #f56eb045
-NETWORKS = ('mini_resnet and the other embedded ones, resnet50 and the others of the paper (with @WEIGHTS for other weights), '
-            'module:function or file.py:function') # as the command line says it
+NETWORKS = ('mini_resnet and the other embedded ones, resnet50 or another classifier of torchvision (with @WEIGHTS for other weights), '
+            'timm:NAME, hf:NAME, module:function or file.py:function') # as the command line says it
 JOBS = ('choose', 'shard', 'report') # rules of workflow/Snakefile
 
 @dataclass(frozen=True)
