@@ -64,7 +64,8 @@ def test_any_classifier_of_torchvision_by_name(hub):
     there = torchvision.models.efficientnet_b0()
     torch.save(there.state_dict(), hub/torchvision.models.EfficientNet_B0_Weights.DEFAULT.url.rsplit('/', 1)[1])
     net, photo = load('efficientnet_b0', score='probability'), Embedded(1)[0].open()
-    assert torch.allclose(net.normalize(net.pixels(photo)), torchvision.models.EfficientNet_B0_Weights.DEFAULT.transforms()(photo), atol=.06)
+    theirs = torchvision.models.EfficientNet_B0_Weights.DEFAULT.transforms()(photo)
+    assert torch.allclose(net.normalize(net.pixels(photo)), theirs, atol=.06) # theirs resizes bytes
     assert (net.resize, net.crop, net.filter, net.category(1)) == (256, 224, 'bicubic', 'goldfish')
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad(): assert torch.equal(net.module(x), there.eval()(x))
@@ -96,7 +97,8 @@ def libraries(monkeypatch):
         return made
     auto = lambda make: SimpleNamespace(from_pretrained=lambda name: known(name, make()))
     data = dict(input_size=(3, 64, 64), interpolation='bilinear', mean=(.5,)*3, std=(.25,)*3, crop_pct=1., crop_mode='center')
-    monkeypatch.setitem(sys.modules, 'timm', SimpleNamespace(__version__='1', data=SimpleNamespace(resolve_model_data_config=lambda m: data),
+    monkeypatch.setitem(sys.modules, 'timm', SimpleNamespace(__version__='1',
+                        data=SimpleNamespace(resolve_model_data_config=lambda module: data),
                         create_model=lambda name, pretrained: known(name, Pooled(lambda z: z))))
     monkeypatch.setitem(sys.modules, 'transformers', SimpleNamespace(__version__='1',
                         AutoModelForImageClassification=auto(lambda: Pooled(lambda z: SimpleNamespace(logits=z))),

@@ -389,7 +389,7 @@ def _named(spec):
 
 # %% ../../nbs/study/models.ipynb #b517a738
 def load(
-    spec:str,         # torchvision's name (`@WEIGHTS`: not the usual), `timm:NAME`, `hf:NAME`, of `EMBEDDED`, of `BUILDERS` (`@file`), or own
+    spec:str,         # torchvision's name (`@WEIGHTS`), `timm:NAME`, `hf:NAME`, of `EMBEDDED`, of `BUILDERS` (`@file`), `module:function`
     device='cpu',     # any torch device
     resize:int=None,  # short side, if not the network's own
     crop:int=None,    # centre crop, if not the network's own
