@@ -2,7 +2,7 @@
 # make embedded runs more of it, on four networks, as the graph of jobs that a cluster would run
 # make test   sets up and runs every test: notebooks, then pytest
 # make sample runs the sample study on real networks and photographs, where ../shared/realdata is, and its report in figures/sample
-# make bench  measures speed and memory beside Captum, PAIR's saliency and the bare calls, into figures/benchmarks
+# make bench  measures speed and memory beside the bare calls and four other packages, into figures/benchmarks
 # make notebooks executes the notebooks whose code changed; they are committed with their outputs
 # make isa    runs what is most sensitive to rounding as on a processor without AVX-512
 # make clean  removes what these made
@@ -40,6 +40,7 @@ sample: setup
 bench: setup
 	$(INSTALL) --quiet -e ".[dev,bench]" -c constraints.txt || $(INSTALL) -e ".[dev,bench]"
 	$(BIN)/python benchmarks/bench.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics.py
 
 setup: $(READY)
 

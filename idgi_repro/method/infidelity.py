@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .gradients import fitting, in_double, predict, probability
+from .gradients import fitting, in_double, probability, scores_at
 from .inputs import as_attribution, as_images, as_target
 from .paths import noise as drawn
 
@@ -42,10 +42,10 @@ def infidelity(
     if changes.shape[1:] != x.shape:
         raise InputError(f'changes of shape {tuple(changes.shape)} do not fit images of shape {tuple(x.shape)}; give (S, B, C, H, W)')
     target = as_target(target, x)
-    score = fitting(score, target)
-    whole = score(predict(model, x, batch_size), target)
-    after = score(predict(model, (x - changes).flatten(0, 1), batch_size), target.repeat(len(changes))).view(len(changes), -1)
-    lost, said = in_double(whole - after), torch.einsum('sbchw,kbchw->ksb', in_double(changes), each)
+    points = torch.stack([x, *(x - c for c in changes)])
+    whole, after = scores_at(model, points, target, fitting(score, target), batch_size).split([1, len(changes)])
+    lost = in_double(whole - after)
+    said = torch.stack([each[:, i].flatten(1)@in_double(changes[:, i]).flatten(1).T for i in range(len(x))], -1)
     if scaled: said = said*((said*lost).mean(1, keepdim=True)/said.square().mean(1, keepdim=True))
     found = (said - lost).square().mean(1)
     return found if several else found[0]
@@ -58,12 +58,13 @@ def max_sensitivity(
     draws:int=10,      # of neighbours
     seeds:Sequence[int]|None=None, # of the draws, one for each image; None: its place in the batch
     each:bool=False,   # whether `explain` gives K attributions of each image, (B, K, ...)
+    together:int=1,    # draws that `explain` is given at once, as up to `together` times the B images one after the other
 )->Tensor:             # (B,), or (B, K), at least 0; NaN for an attribution of zeros
-    "Max-sensitivity (Yeh et al. 2019, arXiv 1901.09392). Raises `InputError` for a radius that is not positive, and no draws."
+    "Max-sensitivity (Yeh et al. 2019, arXiv 1901.09392). Raises `InputError` for a radius that is not positive, and for no draws."
     if not radius > 0: raise InputError(f'the radius is {radius}; it must be positive')
-    if draws < 1: raise InputError(f'draws is {draws}; it must be at least 1')
+    if min(draws, together) < 1: raise InputError(f'draws is {draws}, together {together}; each must be at least 1')
     x, seeds = as_images(x), range(len(x)) if seeds is None else seeds
-    moves = (radius*(2*drawn(seeds, (draws, *x.shape[1:]), uniform=True) - 1)).movedim(1, 0).to(x)
-    of = lambda v: in_double(explain(v)).flatten(1 + each)
-    here = of(x)
-    return torch.stack([(of(x + m) - here).norm(dim=-1) for m in moves]).amax(0)/here.norm(dim=-1)
+    moves = drawn(seeds, (draws, *x.shape[1:]), uniform=True).movedim(1, 0).split(together)
+    of = lambda v: in_double(explain(v.flatten(0, 1))).unflatten(0, (-1, len(x))).flatten(2 + each)
+    here = of(x[None])
+    return torch.cat([(of(x + (radius*(2*m - 1)).to(x)) - here).norm(dim=-1) for m in moves]).amax(0)/here[0].norm(dim=-1)
