@@ -57,6 +57,8 @@ notebooks: setup
 
 # the front page has one source, nbs/index.ipynb, and the files that it says to include
 readme: setup
+	$(BIN)/idgi-repro study --config workflow/config/imagenet.yaml --dry-run | sed -n '1p;$$p' | sed 's/^/    /' > figures/imagenet_cost.md
+	$(BIN)/python -c 'from idgi_repro.report.advice import write; write()'
 	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN \
 		--TemplateExporter.exclude_output=True --RegexRemovePreprocessor.patterns='^#\|\s*(hide|default_exp)'
 	sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_/]*\.ipynb\))#](nbs/\1)#g' README.md | \
