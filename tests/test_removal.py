@@ -78,7 +78,8 @@ REFUSED = [('values down to', lambda: mass(-MAP, torch.tensor([1]))), ('does not
            ('fractions', lambda: road(smooth(), X, MAP, C, ())), ('NaN', lambda: road(smooth(), X, MAP*torch.nan, C)),
            ('classes', lambda: road(smooth(), X, MAP, 7)), ('changes of shape', lambda: infidelity(smooth(), X, C, X, X)),
            ('draws is 0', lambda: infidelity(smooth(), X, C, X, draws=0)), ('radius is -1', lambda: max_sensitivity(lambda v: v, X, -1)),
-           ('draws is 0', lambda: max_sensitivity(lambda v: v, X, draws=0))]
+           ('draws is 0', lambda: max_sensitivity(lambda v: v, X, draws=0)),
+           ('together 0', lambda: max_sensitivity(lambda v: v, X, together=0))]
 
 @pytest.mark.parametrize('said, call', REFUSED)
 def test_what_cannot_be(said, call):
