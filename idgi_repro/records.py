@@ -73,6 +73,8 @@ class Metric:
     @property
     def axis(self)->str: return f'{self.title}\n({self.unit})'
     @property
+    def named(self)->str: return self.title + {True: '\xa0↑', False: '\xa0↓', None: ''}[self.higher]
+    @property
     def better(self)->str: return {True: 'higher is better', False: 'lower is better', None: 'neither is better'}[self.higher]
 
 # %% ../nbs/records.ipynb #3f115401

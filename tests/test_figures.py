@@ -84,7 +84,7 @@ def test_curves(rows):
 
 def test_six_metrics(rows):
     fig = check(F.by_metric(rows, PAPER, PAPERS, P.chosen(rows.network.unique()), rows.protocol.iloc[0]))
-    assert [ax.get_title() for ax in fig.axes] == [METRICS[c].title for c in PAPERS if c in rows and rows[c].notna().any()]
+    assert [ax.get_title() for ax in fig.axes] == [METRICS[c].named for c in PAPERS if c in rows and rows[c].notna().any()]
 
 def test_information_curves(rows):
     drawn = [c for c in PAPERS[1:] if f'{c}_curve' in rows]

@@ -53,6 +53,14 @@ def test_every_room_is_in_the_wheel():
     listed = tomllib.loads((root/'pyproject.toml').read_text('utf-8'))['tool']['setuptools']['packages']
     assert {'.'.join(p.relative_to(root).parent.parts) for p in (root/'idgi_repro').rglob('__init__.py')} <= {*listed}
 
+def test_every_file_of_the_package_is_in_the_wheel():
+    "Weights and the page's template."
+    root = Path(idgi_repro.__file__).parents[1]
+    listed = tomllib.loads((root/'pyproject.toml').read_text('utf-8'))['tool']['setuptools']['package-data']
+    there = {p for p in (root/'idgi_repro').rglob('*') if p.is_file() and p.suffix not in ('.py', '.pyc')}
+    packed = {p for room, globs in listed.items() for g in globs for p in root.joinpath(*room.split('.')).glob(g)}
+    assert len(there) > 3 and there <= packed
+
 def test_the_version_is_one_everywhere():
     root = Path(idgi_repro.__file__).parents[1]
     said = [yaml.safe_load((root/'CITATION.cff').read_text('utf-8'))['version'],
@@ -63,8 +71,8 @@ def test_the_version_is_one_everywhere():
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = sorted(p for folder in ('idgi_repro', 'nbs', 'tests', 'benchmarks', 'workflow') for p in (ROOT/folder).rglob('*')
-                 if p.is_file() and p.suffix in ('.py', '.ipynb', '.yaml', '') and p.name != '_modidx.py' and '.ipynb_checkpoints' not in
-                 p.parts)
+                 if p.is_file() and p.suffix in ('.py', '.ipynb', '.yaml', '.html', '.css', '.js', '') and p.name != '_modidx.py'
+                 and '.ipynb_checkpoints' not in p.parts)
 
 def lines(file):
     "What is written in it, a notebook's outputs not; of a row of a table and of an address alone, which cannot be broken, nothing."

@@ -39,7 +39,9 @@ def _tex(text):
     if text in (NOT_RUN, NO_MASKS): return f'\\textit{{{text}}}'
     return text.replace('-', '$-$') if _number(text) else ' '.join(text.split()).translate(_LATEX)
 
-def _css(text): return ' class="none"' if text in (NOT_RUN, NO_MASKS) else ''
+def _css(text, side=''):
+    classes = ' '.join(filter(None, [side, 'none' if text in (NOT_RUN, NO_MASKS) else '']))
+    return classes and f' class="{classes}"'
 
 # %% ../../nbs/report/formats.ipynb #63eec41d
 WIDE, LONG = 24, 40 # characters beyond which a LaTeX column breaks its texts into lines, and lines beyond which a table breaks over pages
@@ -92,7 +94,8 @@ class Table:
         return '\n'.join(_latex(*self.cells(), f'{self.title}. {self.caption}', label or self.title)) + '\n'
 
     def html(self)->str:
-        "A `<table>`, everything in it escaped."
-        row = lambda tag, cells: '<tr>' + ''.join(f'<{tag}{_css(c)}>{escape(c)}</{tag}>' for c in cells) + '</tr>'
+        "A `<table>`, everything in it escaped; cells of numbers and of what was not run have classes that say so."
         head, body = self.cells()
+        sides = _align(body, '', 'number') or ['']*len(head)
+        row = lambda tag, cells: '<tr>' + ''.join(f'<{tag}{_css(c, s)}>{escape(c)}</{tag}>' for c, s in zip(cells, sides)) + '</tr>'
         return f'<table><thead>{row("th", head)}</thead><tbody>\n' + '\n'.join(row('td', r) for r in body) + '</tbody></table>'

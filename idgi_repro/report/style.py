@@ -127,9 +127,11 @@ def scaled(ax, unit, bins=4):
 
 # %% ../../nbs/report/style.ipynb #babea844
 def powers(axis):
-    "Ticks at powers of ten."
-    number = FuncFormatter(lambda v, _: power(round(np.log10(v))))
-    axis.set(major_locator=LogLocator(numticks=6), minor_locator=NullLocator(), major_formatter=number)
+    "Ticks at powers of ten; over a few of them at twice and five times these too, as plain numbers."
+    low, high = axis.get_view_interval()
+    few = 1e-4 < low and high < min(1e4, 500*low)
+    number = FuncFormatter(lambda v, _: f'{v:g}' if few else power(round(np.log10(v))))
+    axis.set(major_locator=LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6), minor_locator=NullLocator(), major_formatter=number)
 
 # %% ../../nbs/report/style.ipynb #3a229be3
 def _apart(ax, wanted, least=.2):
