@@ -11,7 +11,8 @@ cd "$folder/idgi_repro"
 /usr/bin/env time -f 'setup: %e s' make setup
 for command in $commands; do /usr/bin/env time -f "make $command: %e s" make "$command"; done
 /usr/bin/env time -f 'make demo again: %e s' make demo
-browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || { echo 'no browser: the page was not opened'; exit 0; }
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {
+    echo 'no browser: the page was not opened'; exit 0; }
 for size in 1280,2000 390,2000; do
     "$browser" --headless=new --no-sandbox --disable-gpu --window-size=$size --screenshot="$folder/page-${size%,*}.png" \
         "file://$PWD/figures/demo/index.html" 2>"$folder/browser.log"
