@@ -1,6 +1,7 @@
 "Captum's calling convention, all of it: tuples, quadratures, further arguments, targets of every kind."
 import numpy as np, pytest, torch
-from captum.attr import IntegratedGradients as CaptumIG
+from captum.attr import IntegratedGradients as CaptumIG, NoiseTunnel
+from captum.metrics import infidelity
 from torch import nn
 
 from idgi_repro.errors import InputError
@@ -14,6 +15,9 @@ from idgi_repro.method.recalibration import AGI, ExpectedGradients, IGSG, IGSQ, 
 from idgi_repro.method.references import (AdversarialPath, ReferencePath, image_references, image_seeds, noise_references, other_classes,
                                           random_alphas, uniform_references)
 from idgi_repro.method.rules import absolute, idgi, riemann, trapezoid
+from idgi_repro.papers import controls
+from idgi_repro.peers import Recorded, explain_func
+from idgi_repro.study.models import Network
 from idgi_repro.method.sensitivity import sensitivity_n
 from reference import pictures, smooth
 
@@ -216,6 +220,40 @@ def test_their_delta_is_that_of_the_mean_reference(name):
     ('NaN', lambda: ExpectedGradients(smooth(), TRAIN*torch.nan).attribute(X))])
 def test_draws_that_cannot_be(said, go):
     with pytest.raises(InputError, match=said): go()
+
+
+# -- among other packages
+
+INNER = X*.4 # whose pixels, with HALF undone, stay in [0, 1] under a little noise
+def recorded(name): return lambda m: Recorded(Network('net', m, (.5,)*3, (.5,)*3, 8, 8), controls.PAPER, name)
+EVERY = dict(IG=IntegratedGradients, GIG=GuidedIG, BlurIG=lambda m: BlurIG(m, max_sigma=2.), IDGI=lambda m: IDGI(IntegratedGradients(m)),
+             **DRAWN, **{n: recorded(n) for n in ('ig', '|ig|', 'left+idgi', 'edges', 'smoothgrad')})
+def steps_of(name): return {} if name in DRAWN else dict(n_steps=3)
+
+@pytest.mark.parametrize('name', EVERY)
+def test_every_method_in_captums_noise_tunnel_and_metrics(name):
+    method, how = EVERY[name](smooth()), dict(target=C, **steps_of(name))
+    a = method.attribute(INNER, **how)
+    assert torch.allclose(NoiseTunnel(method).attribute(INNER, nt_samples=2, stdevs=0., **how), a, atol=1e-9)
+    assert NoiseTunnel(method).attribute((INNER,), nt_samples=3, nt_samples_batch_size=2, stdevs=.01, **how)[0].shape == X.shape
+    assert infidelity(Softmax(smooth()), lambda v: (v*.1, v*.9), INNER, a.contiguous(), target=C).shape == (3,)
+
+def test_the_noise_tunnel_has_the_delta_too():
+    tunnel = NoiseTunnel(IDGI(IntegratedGradients(smooth())))
+    _, delta = tunnel.attribute(X, nt_samples=2, target=C, n_steps=3, return_convergence_delta=True)
+    assert delta.shape == (6,) and delta.abs().max() < 1e-9
+
+@pytest.mark.parametrize('name', EVERY)
+def test_every_method_as_quantus_calls_it(name):
+    found = explain_func(EVERY[name])(model=smooth(), inputs=INNER.numpy(), targets=C.numpy(), device='cpu', **steps_of(name))
+    wanted = EVERY[name](smooth()).attribute(INNER, target=C, **steps_of(name))
+    assert isinstance(found, np.ndarray) and same(torch.from_numpy(found), wanted)
+
+def test_a_record_is_the_method_that_it_records():
+    black = torch.full((1, 3, 1, 1), -1., dtype=X.dtype).expand(1, 3, 8, 8)
+    wanted = IDGI(IntegratedGradients(smooth())).attribute(X, black, C, n_steps=4)
+    assert same(recorded('ig+idgi')(smooth()).attribute(X, C, 4).sum(1), wanted.sum(1))
+    with pytest.raises(InputError, match="unknown method 'lime'"): recorded('lime')(smooth())
 
 
 # -- targets

@@ -7,6 +7,7 @@ __all__ = ['BATCH', 'NotFinite', 'looking', 'attribute', 'saliency', 'PathMethod
            'IDGI']
 
 # %% ../../nbs/method/attribution.ipynb #2866c0b5
+from functools import wraps
 from typing import Callable, Sequence
 
 import torch
@@ -149,9 +150,20 @@ def _each(model, args, x):
 # %% ../../nbs/method/attribution.ipynb #73ee842e
 BATCH = 64 # points per pass through the network
 
+def _beneath(attribute):
+    "The function with itself as `__wrapped__`, which is what Captum's NoiseTunnel calls of a method."
+    @wraps(attribute)
+    def called(*given, **how): return attribute(*given, **how)
+    return called
+
 class PathMethod:
     "A path and a rule, with Captum's calling convention."
     rule = riemann
+    multiplies_by_inputs = True # what Captum's NoiseTunnel asks of a method, with the next two
+
+    @property
+    def forward_func(self): return self.model
+    def has_convergence_delta(self)->bool: return True
 
     def __init__(self,
         model:nn.Module,            # normalised images to logits (B, K)
@@ -175,6 +187,7 @@ class PathMethod:
         if not delta: return a,
         return a, a.sum((1, 2, 3)) - path.change(lambda points: scores_at(model, points, target, self.score, batch_size), x)
 
+    @_beneath
     def attribute(self,
         inputs,                 # (B, C, H, W) normalised images, or a tuple of one such tensor, which gives a tuple
         baselines=None,         # (1 or B, C, H, W) or a number; None is 0, as in Captum
