@@ -42,7 +42,7 @@ ADVICE = (
            'recalibration/diffroar', 'accuracy with the better side minus that of whole images: IG, valid interpolations', 'contradicted'),
     Advice('Do not read smooth gradients as a density that fits: training against the score makes them as smooth as training for it.',
            'densities', 'Correlation of neighbours: anti-score-matching minus cross-entropy', 'contradicted'),
-    Advice('What published score matching surely does is to make gradients small, by its variance.', 'densities',
+    Advice('What published score matching surely does is to make gradients small.', 'densities',
            'log10 of the squared gradient: score matching minus cross-entropy'),
     Advice('Before you believe a gain, take the sum of |g dx| beside it: it has all of what IDGI has on insertion.', 'controls',
            'Insertion score: ig+idgi over ig+absolute'),
