@@ -3,6 +3,8 @@
 # make sample runs the sample study on real networks and photographs, where ../shared/realdata is, and its report in figures/sample
 # make bench  measures speed and memory beside Captum, PAIR's saliency and the bare calls, into figures/benchmarks
 # make notebooks executes the notebooks whose code changed; they are committed with their outputs
+# make site   writes the executed notebooks as plain HTML pages with one index, into _site/
+# make docs   makes nbdev's site of them, with search and every function's documentation, into _docs/, where Quarto is installed
 # make isa    runs what is most sensitive to rounding as on a processor without AVX-512
 # make clean  removes what these made
 
@@ -13,7 +15,7 @@ INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install
 STUDY   := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
 FIT     := $(BIN)/snakemake --snakefile workflow/Fitting --profile workflow/profiles/local --configfile
 
-.PHONY: demo test isa sample bench setup notebooks readme check clean
+.PHONY: demo test isa sample bench setup notebooks site docs readme check clean
 
 demo: setup
 	$(STUDY) workflow/config/embedded.yaml
@@ -50,6 +52,13 @@ $(READY): pyproject.toml constraints.txt
 notebooks: setup
 	$(BIN)/python workflow/notebooks.py execute
 
+site: setup
+	$(BIN)/python workflow/website.py
+
+docs: setup
+	command -v quarto >/dev/null || { echo "make docs needs Quarto, https://quarto.org; make site needs nothing"; exit 1; }
+	$(BIN)/nbdev_docs
+
 # the front page has one source, nbs/index.ipynb, and the files that it says to include
 readme: setup
 	$(BIN)/jupyter nbconvert nbs/index.ipynb --to markdown --output README --output-dir . --log-level WARN \
@@ -67,4 +76,4 @@ check: setup readme
 	$(BIN)/python workflow/notebooks.py check
 
 clean:
-	rm -rf .venv .snakemake results figures/demo build *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .snakemake results figures/demo _site _docs _proc build *.egg-info .pytest_cache .hypothesis
