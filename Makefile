@@ -4,6 +4,8 @@
 # make sample runs the sample study on real networks and photographs, where ../shared/realdata is, and its report in figures/sample
 # make bench  measures speed and memory beside the bare calls and four other packages, into figures/benchmarks
 # make notebooks executes the notebooks whose code changed; they are committed with their outputs
+# make site   writes the executed notebooks as plain HTML pages with one index, into _site/
+# make docs   makes nbdev's site of them, with search and every function's documentation, into _docs/, where Quarto is installed
 # make isa    runs what is most sensitive to rounding as on a processor without AVX-512
 # make clean  removes what these made
 
@@ -14,7 +16,7 @@ INSTALL := VIRTUAL_ENV=.venv $(BIN)/uv pip install
 STUDY   := $(BIN)/snakemake --snakefile workflow/Snakefile --profile workflow/profiles/local --configfile
 FIT     := $(BIN)/snakemake --snakefile workflow/Fitting --profile workflow/profiles/local --configfile
 
-.PHONY: demo embedded test isa sample bench setup notebooks readme check clean
+.PHONY: demo embedded test isa sample bench setup notebooks site docs readme check clean
 
 demo: setup
 	$(BIN)/idgi-repro demo
@@ -55,6 +57,13 @@ $(READY): pyproject.toml constraints.txt
 notebooks: setup
 	$(BIN)/python workflow/notebooks.py execute
 
+site: setup
+	$(BIN)/python workflow/website.py
+
+docs: setup
+	command -v quarto >/dev/null || { echo "make docs needs Quarto, https://quarto.org; make site needs nothing"; exit 1; }
+	$(BIN)/nbdev_docs
+
 # the front page has one source, nbs/index.ipynb, and the files that it says to include
 readme: setup
 	$(BIN)/idgi-repro study --config workflow/config/imagenet.yaml --dry-run | sed -n '1p;$$p' | sed 's/^/    /' > figures/imagenet_cost.md
@@ -74,4 +83,4 @@ check: setup readme
 	$(BIN)/python workflow/notebooks.py check
 
 clean:
-	rm -rf .venv .snakemake results figures/demo build *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .snakemake results figures/demo _site _docs _proc build *.egg-info .pytest_cache .hypothesis
