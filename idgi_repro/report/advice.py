@@ -25,8 +25,8 @@ class Advice:
 
 _REFERENCES = 'recalibration/cifar10'
 ADVICE = (
-    Advice('Use IDGI where insertion is what you judge by: with it the score is higher, in the mean over three paths and two networks.', 'sample',
-           'gain by IDGI in Insertion score'),
+    Advice('Use IDGI where insertion is what you judge by: with it the score is higher, in the mean over three paths and two networks.',
+           'sample', 'gain by IDGI in Insertion score'),
     Advice('It is above it in SIC and AIC as well; least surely in SIC with entropy, whose median curves lie near zero.', 'sample',
            'gain by IDGI in SIC, entropy'),
     Advice('Give IDGI 32 steps or more: its scores change more with the number of steps than those of the method it is put on.', 'sample',
