@@ -72,8 +72,8 @@ def site(out, names=()):
         page = out/Path(name).with_suffix('.html')
         page.parent.mkdir(parents=True, exist_ok=True)
         parts = [(title, [(n, n[:-6] + '.html', *heads[n]) for n in part]) for title, part in contents()]
-        about = dict(up='../'*name.count('/'), parts=parts, colours=colour, title=heads[name][0])
-        page.write_text(shell.render(name=name, body=body, **about), 'utf-8')
+        html = shell.render(name=name, body=body, up='../'*name.count('/'), parts=parts, colours=colour, title=heads[name][0])
+        page.write_text(html, 'utf-8')
         made.append(page)
     return made
 
