@@ -7,6 +7,7 @@ __all__ = ['ROAD_FRACTIONS', 'Deletion', 'deletion', 'mass', 'mas', 'imputed', '
 
 # %% ../../nbs/method/removal.ipynb #remv0002
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable, Sequence
 
 import numpy as np, torch
@@ -85,9 +86,22 @@ def mas(
 # %% ../../nbs/method/removal.ipynb #remv0015
 _AROUND = [(dy, dx, 1/6 if 0 in (dy, dx) else 1/12) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
-def _system(image, gone):
-    "Matrix and right side (n, C) of the equations for the n pixels that are gone."
+@lru_cache
+def _dissected(h, w):
+    "The place of each pixel (h, w) in the order of nested dissection: both halves, then the line between them."
+    if h < w: return _dissected(w, h).T
+    if h < 3: return np.arange(h*w).reshape(h, w)
+    above, below = _dissected(h//2, w), _dissected(h - h//2 - 1, w)
+    return np.concatenate([above, (h - 1)*w + np.arange(w)[None], above.size + below])
+
+def _eliminated(gone):
+    "Rows and columns of the pixels that are gone, in the order of their elimination."
     y, x = np.nonzero(gone)
+    order = _dissected(*gone.shape)[y, x].argsort()
+    return y[order], x[order]
+
+def _system(image, gone, y, x):
+    "Matrix and right side (n, C) of the equations for the n pixels (y, x) that are gone."
     n, number = len(y), np.full(np.add(gone.shape, 2), -2)      # -2: outside, -1: known, else which unknown it is
     number[1:-1, 1:-1] = -1
     number[y + 1, x + 1] = np.arange(n)
@@ -104,14 +118,15 @@ def _system(image, gone):
     return csc_array((v, (i, j)), (n, n)), right
 
 # %% ../../nbs/method/removal.ipynb #remv0016
-_SYMMETRIC = dict(permc_spec='MMD_AT_PLUS_A', diag_pivot_thresh=0., options=dict(SymmetricMode=True))
+_SYMMETRIC = dict(permc_spec='NATURAL', diag_pivot_thresh=0., options=dict(SymmetricMode=True))
 
 def _filled(image, gone):
     "An image (C, H, W) whose pixels that are gone are the mean of their neighbours."
     if not gone.any(): return image
-    matrix, right = _system(image, gone)
+    y, x = _eliminated(gone)
+    matrix, right = _system(image, gone, y, x)
     out = image.copy()
-    out[:, gone] = splu(matrix, **_SYMMETRIC).solve(right).T
+    out[:, y, x] = splu(matrix, **_SYMMETRIC).solve(right).T
     return out
 
 def imputed(
