@@ -18,9 +18,9 @@ from .study.parameters import Study
 
 # %% ../nbs/demo.ipynb #demo0004
 _SMALL = dict(data='embedded:40', networks=('mini_resnet',), protocols=('corrected',), threads=1)
-STUDIES = (Study(networks=('mini_resnet', 'mini_vgg'), data='embedded:40', images=6, shard_size=3, steps=(8, 32, 128), threads=1),
-           Study(paper='recalibration', images=4, shard_size=2, steps=(10,), **_SMALL),
-           Study(paper='controls', images=6, shard_size=2, steps=(32,), **_SMALL))
+STUDIES = (Study(networks=('mini_resnet', 'mini_vgg'), data='embedded:40', images=6, shard_size=3, steps=(8, 32), threads=1),
+           Study(paper='recalibration', images=6, shard_size=3, steps=(10,), **_SMALL),
+           Study(paper='controls', images=5, shard_size=1, steps=(32,), **_SMALL))
 OBJECTIVES = 'baseline', 'score' # of the networks of the third paper that come with the package
 FITTING = dict(paper='densities', methods=OBJECTIVES, data='embedded:200', train='embedded:50', images=50, tested=200, width=4, batch=50,
                samples=32, climb=50, threads=1)
@@ -85,7 +85,7 @@ def _report(results, out, photographs, paper):
     return make_report(results, out, photographs, paper, kernel=False)
 
 # %% ../nbs/demo.ipynb #demo0010
-REPORT, NETWORK = 12., 10. # seconds of a report, and of judging a network, on the machine that this was measured on
+REPORT, NETWORK = 20., 20. # seconds of a report, and of judging a network, on the machine that this was measured on
 
 def _placed(study, results, figures):
     "The study with the demo's folders; the first paper's page is the front page."

@@ -212,7 +212,7 @@ def make_report(
     if not Path(results).is_dir(): raise InputError(f'there is no results folder {results}; run idgi-repro study --out {results} first')
     page, stamp, state = Path(out)/'index.html', Path(out)/'.made-from', f'{_state(results)} {photographs} {paper}'
     if page.is_file() and stamp.is_file() and stamp.read_text() == state: return page
-    print('tables, figures and page ...', file=sys.stderr)
+    if kernel: print('tables, figures and page ...', file=sys.stderr)
     maps_of = 0 if photographs else None
     asked = dict(results=str(results), out=str(out), paper=paper, maps_of=maps_of)
     if kernel: execute('report', Path(results)/'notebooks'/'report.ipynb', asked)

@@ -168,7 +168,7 @@ def _unexplained(scene):
     scene.forwards(20*len(s.x)*len(found))
     return dict(infidelity=found)
 
-REMOVED, ROAD = Measurement('removed', _removed, forwards=57), Measurement('road', _imputed, forwards=2*len(FEWER))
+REMOVED, ROAD = Measurement('removed', _removed, forwards=57), Measurement('road', _imputed, forwards=2*len(FEWER), seconds=.55)
 UNEXPLAINED = Measurement('unexplained', _unexplained, forwards=20)
 METRICS = (*(m for m in STUDIED if m.name in SIX and m.name != 'insertion_ratio'),
            Metric('deletion', 'Deletion score', 'probability', REMOVED, False),

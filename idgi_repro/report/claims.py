@@ -170,7 +170,9 @@ def _drawn(claim, cells, images):
     "Estimate, low and high of a claim as 95 % of the draws have them; None where it cannot be computed."
     if _counts(claim): return lowered({k: _wide(v, images) for k, v in cells.items()})
     joint = (claim.combine or average)(cells)
-    return None if joint is None else (joint[0], *np.nanquantile(_wide(joint, images)[1:], [.025, .975]))
+    if joint is None: return None
+    wide = _wide(joint, images)[1:]
+    return joint[0], *(np.nanquantile(wide, [.025, .975]) if np.isfinite(wide).any() else (np.nan, np.nan))
 
 def _test(claim, sample, bounds=_drawn, fewest=None):
     "Estimate, low, high, images of the smallest cell and verdict of a claim."

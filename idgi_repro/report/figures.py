@@ -277,12 +277,12 @@ def undrawn(
 def _curve_figures(rows, paper, protocol):
     "Curves by steps, and curves of information, of one protocol."
     here, found = rows[rows.protocol == protocol], {}
-    if not here.steps.any(): return found # what has no steps has nothing to be drawn against
+    several = here.steps[here.steps > 0].nunique() > 1 # a single number is nothing to draw against
     for m in ran(here, paper.metrics):
         title = f'{m.title} by number of steps, {protocol} protocol'
         draw = partial(curves, rows, paper, m.name, protocol)
-        found[f'curves-{m.name}-{protocol}'] = Drawing(title, f'{BARS} {m.better.capitalize()}.', draw, shares([m]))
-        if not curve_of(rows, m): continue
+        if several: found[f'curves-{m.name}-{protocol}'] = Drawing(title, f'{BARS} {m.better.capitalize()}.', draw, shares([m]))
+        if not (curve_of(rows, m) and here.steps.any()): continue
         middle = 'Median' if statistic_of(m) is median_area else 'Mean'
         about = f'{middle} over images with a curve; the metric is the area below. The axis begins where the first curve rises.'
         title = f'{m.title}: the curves, {here.steps.max()} steps, {protocol} protocol'

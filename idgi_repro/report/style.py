@@ -94,6 +94,7 @@ def legend(
     columns = len(handles) if len(handles) < 4 else -(-len(handles)//2) if len(handles) < 9 else -(-len(handles)//3)
     wide = .8 + .075*max(map(len, looks), default=0) # inches of an entry, about
     columns = max(1, min(columns, int(fig.get_figwidth()/wide)))
+    fig.set_figheight(fig.get_figheight() + .19*max(0, -(-len(handles)//columns) - 3)) # a long one takes nothing from the panels
     fig.legend(handles=handles, loc='outside lower center', ncols=columns, handlelength=3.2)
 
 # %% ../../nbs/report/style.ipynb #fed0171a

@@ -83,6 +83,10 @@ class Shard(Parameters):
         "Gradients and forward passes per image, in gradients."
         return self.gradients(paper) + FORWARD*self.forwards(paper)
 
+    def besides(self, paper:Paper, size:int)->float:
+        "Seconds of one core per image that no pass takes, for images of so many pixels a side."
+        return sum(m.seconds for m in self.measurements(paper))*maps_count(paper, self.methods, self.steps)*(size/224)**2
+
 # %% ../../nbs/study/shard.ipynb #shne0001
 def network_of(
     network:str,      # what `models.load` takes

@@ -93,8 +93,9 @@ def make_choice(
     if known and found.items() <= known.items(): return known
     sample = torch.rand(2, 3, net.crop, net.crop, device=study.device)
     pace = seconds_per_gradient(net if study.exact else replace(net, module=prepare(net.module, sample, precision=study.precision)))
-    cost = lambda s: Shard(**s).cost(paper)*(min(s['stop'], found['images']) - s['start'])
-    found |= dict(seconds_per_gradient=pace, seconds={f: pace*cost(s) for f, s in found['shards'].items()})
+    each = lambda s: pace*s.cost(paper) + s.besides(paper, net.crop)/torch.get_num_threads() # of an image
+    many = lambda s: min(s['stop'], found['images']) - s['start']
+    found |= dict(seconds_per_gradient=pace, seconds={f: many(s)*each(Shard(**s)) for f, s in found['shards'].items()})
     with whole(choice_file(study, network)) as part: part.write_text(json.dumps(found, indent=1))
     return found
 
@@ -122,13 +123,13 @@ def _images(study, paper, network):
 def _cost(study, paper, network):
     "A line of the estimate."
     found, shards = _images(study, paper, network)
-    pace, source = np.nan, 'unknown before images are selected'
-    if found: pace, source = found['seconds_per_gradient'], f"measured, {found['device']}"
+    seconds, pace = np.nan, 'unknown before images are selected'
+    if found: seconds, pace = sum(found['seconds'].values()), f"measured, {found['device']}"
     add = lambda f: sum(f(s)*n for s, n in shards)
     rows = add(lambda s: maps_count(paper, s.methods, s.steps))
     passes = dict(gradients=round(add(lambda s: s.gradients(paper))), forwards=round(add(lambda s: s.forwards(paper))))
-    hours, megabytes = add(lambda s: s.cost(paper))*pace/3600, rows*(ROW + MAP*study.keep_maps)/1e6
-    return dict(network=network, shards=len(shards), **passes, hours=hours, megabytes=megabytes, pace=source)
+    return dict(network=network, shards=len(shards), **passes, hours=seconds/3600,
+                megabytes=rows*(ROW + MAP*study.keep_maps)/1e6, pace=pace)
 
 def estimate(
     study:Study,
