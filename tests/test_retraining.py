@@ -27,6 +27,7 @@ def test_graph(tmp_path):
         'workflow/profiles/local', '--configfile', str(tmp_path/'config.yaml'), *more], cwd=REPO, capture_output=True, text=True)
     done = call()
     assert done.returncode == 0, done.stderr
+    assert '1 networks of width 4 and 2 retrainings: 120 images to learn from' in done.stderr                # the cost, beforehand
     found = sorted(p.name for p in (tmp_path/'out'/'found').glob('*.json'))
     assert found == sorted(f'sg-{s}-10-0.json' for s in SIDES)
     one = json.loads((tmp_path/'out'/'found'/found[0]).read_text())

@@ -209,5 +209,5 @@ _roar = [Claim(RELEARNED, f'gain in DiffROAR, {how}: IG and IG-SG', gain, ('diff
 _roar += [Claim(MEANS, f'DiffROAR: {m.title}', plain, ('diffroar',), (m.name,), protocols=('corrected',), main=False) for m in LEARNED]
 _roar += [Claim(LEAKS, f'accuracy with the better side minus that of whole images: {m.title}', plain, ('leak',), (m.name,), above=False,
                 protocols=('corrected',), main=False) for m in LEARNED]
-DIFFROAR = replace(PAPER, name='recalibration-diffroar', title='Re-calibrated attributions: DiffROAR', methods=LEARNED, metrics=ACCURACIES,
+DIFFROAR = replace(PAPER, name='recalibration-diffroar', title='Re-calibrated attributions: DiffROAR', metrics=ACCURACIES,
                    claims=tuple(_roar), protocols=('corrected',), graph='Retraining')

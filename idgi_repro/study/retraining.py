@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATE', 'MOMENTUM', 'DECAY', 'Training', 'Retraining', 'material', 'initial', 'trained', 'learned_from', 'order_file',
-           'order', 'retrain', 'write_rows', 'gather']
+           'order', 'retrain', 'cost', 'write_rows', 'gather']
 
 # %% ../../nbs/study/retraining.ipynb #f5cf1983
 from copy import deepcopy
@@ -31,7 +31,7 @@ from .images import load_batch
 from .imagenet import open_images
 from .models import Network
 from .parameters import Parameters, option
-from .scene import Subject, families, maps_of_family, seed_of
+from .scene import Subject, families, gradients_of, maps_of_family, seed_of
 from .shard import makers, write
 
 # %% ../../nbs/study/retraining.ipynb #f6e26b46
@@ -216,6 +216,19 @@ def retrain(
     with whole(file) as part: part.write_text(json.dumps(found, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     return file
+
+# %% ../../nbs/study/retraining.ipynb #retr0c02
+def cost(
+    r:Retraining,
+    paper:Paper,
+    seeds:int=1,    # how many
+    percents:int=1, # how many shares
+)->str:
+    "What trainings and attributions cost, in words."
+    names = r.methods or [m.name for m in paper.methods]
+    jobs, maps = 2*len(names)*percents*seeds, seeds*(r.images + r.tested)
+    return (f'{seeds} networks of width {r.width} and {jobs:,} retrainings: {r.images*(seeds*r.learned + jobs*r.epochs):,} images to learn '
+            f'from; and {maps*gradients_of(paper, names, (r.n(paper),), "corrected"):,} gradients for maps')
 
 # %% ../../nbs/study/retraining.ipynb #e4a0c6e5
 def _row(r, key, sides):
