@@ -36,6 +36,18 @@ def test_graph(tmp_path):
     again = call('--dry-run')
     assert 'Nothing to be done' in again.stderr + again.stdout
 
+def test_graph_of_permuted_labels(tmp_path):
+    "Two networks for a seed, and a row for each test image and method."
+    config = SMALL | dict(paper='idgi_repro.papers.recalibration:PERMUTED', permuted=True, methods=['sg', 'sg+vi'], seeds=[0],
+                          out=str(tmp_path/'out'), figures=str(tmp_path/'figures'))
+    (tmp_path/'config.yaml').write_text(yaml.dump(config))
+    done = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', 'workflow/Retraining', '--profile', 'workflow/profiles/local',
+                           '--configfile', str(tmp_path/'config.yaml')], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows, _ = read(tmp_path/'out'/'rows')
+    assert '2 networks of width 4' in done.stderr and len(rows) == 2*20 and rows.sanity_rank.between(-1, 1).all()
+    assert 'permuted labels' in (tmp_path/'figures'/'index.html').read_text()
+
 def test_killed_retraining_goes_on(tmp_path):
     "Stopped in its second epoch, it ends with the accuracy and the losses of an undisturbed one."
     r = Retraining(**SMALL | dict(methods=('sg',), epochs=3, out=str(tmp_path/'a')))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['K', 'STEPS', 'FIVE', 'METHODS', 'DIFFID', 'SENSITIVITY', 'METRICS', 'RAISES', 'SHARPENS', 'COUNT', 'SIGNS', 'SIGNED',
-           'CLAIMS', 'PAPER', 'STAGES', 'CASCADE', 'ALIKE', 'SANE', 'SANITY', 'RETRAINED', 'ACCURACIES', 'LEARNED',
-           'RELEARNED', 'MEANS', 'LEAKS', 'DIFFROAR', 'to_noise', 'to_noisy', 'to_others', 'to_classes', 'straight',
-           'blur', 'Positive', 'Magnitudes', 'Steepness', 'at_image', 'at_random']
+           'CLAIMS', 'PAPER', 'STAGES', 'CASCADE', 'ALIKE', 'SANE', 'SANITY', 'PERMUTED', 'RETRAINED', 'ACCURACIES',
+           'LEARNED', 'RELEARNED', 'MEANS', 'LEAKS', 'DIFFROAR', 'to_noise', 'to_noisy', 'to_others', 'to_classes',
+           'straight', 'blur', 'Positive', 'Magnitudes', 'Steepness', 'at_image', 'at_random']
 
 # %% ../../nbs/papers/recalibration.ipynb #dedf52e8
 from dataclasses import replace
@@ -188,6 +188,7 @@ _sanity = [Claim(SANE, f'gain in likeness, {how}: all five methods', gain, (m.na
            for k, how in _RULES.items() for m in ALIKE]
 SANITY = replace(PAPER, name='recalibration-sanity', title='Re-calibrated attributions: sanity', metrics=ALIKE, claims=tuple(_sanity),
                  protocols=('corrected',))
+PERMUTED = replace(SANITY, name='recalibration-permuted', title='Re-calibrated attributions: permuted labels', graph='Retraining')
 
 # %% ../../nbs/papers/recalibration.ipynb #2b1fc9b1
 def _not_here(scene): raise InputError('DiffROAR is measured by retraining; see workflow/config/diffroar.yaml')

@@ -17,7 +17,7 @@ import hashlib, inspect, json, math, os, pickle, sys
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -345,7 +345,7 @@ def keep(
 ):
     "Writes a network's weights, and what it must see."
     seen = dict(mean=list(net.mean), std=list(net.std), resize=net.resize, crop=net.crop, categories=net.categories)
-    save_file(net.module.state_dict(), file, dict(seen=json.dumps(seen)))
+    Path(file).write_bytes(save(net.module.state_dict(), dict(seen=json.dumps(seen)))) # `save_file` lets nobody else read it
 
 def _trained(builder, file):
     "The network that `keep` wrote."

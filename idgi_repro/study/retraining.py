@@ -15,7 +15,7 @@ from typing import Callable
 import hashlib, json, shutil
 
 import numpy as np, pandas as pd, torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from .. import __version__
@@ -128,7 +128,7 @@ def trained(
         (x, y), optimizer = learned_from(r, m), _sgd(module, 10*RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 10*RATE, total_steps=r.learned*(r.images//r.batch))
         fit(module, shuffled(x, y, r.batch, r.seed), cross_entropy, optimizer, schedule, r.learned, folder, r.seed, tick)
-        with whole(file) as part: save_file(module.state_dict(), part)
+        with whole(file) as part: part.write_bytes(save(module.state_dict()))
         shutil.rmtree(folder, ignore_errors=True)
     module.load_state_dict(load_file(file))
     return Network(f'preact_resnet18-{r.width}', module, m.mean, m.std, resize=r.size, crop=r.size, device=r.device)
@@ -227,6 +227,7 @@ def cost(
     "What trainings and attributions cost, in words."
     names = r.methods or [m.name for m in paper.methods]
     jobs, maps = 2*len(names)*percents*seeds, seeds*(r.images + r.tested)
+    if r.permuted: seeds, jobs, maps = 2*seeds, 0, 2*seeds*r.tested # two networks for each seed, and maps of the test images
     return (f'{seeds} networks of width {r.width} and {jobs:,} retrainings: {r.images*(seeds*r.learned + jobs*r.epochs):,} images to learn '
             f'from; and {maps*gradients_of(paper, names, (r.n(paper),), "corrected"):,} gradients for maps')
 
