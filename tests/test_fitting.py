@@ -33,7 +33,7 @@ def test_graph(tmp_path):
     assert 'Nothing to be done' in again.stderr + again.stdout
     (tmp_path/'config.yaml').write_text(yaml.dump(config | dict(seeds=[0, 1])))
     more = call('--dry-run')
-    assert 'norm-1' in more.stdout and 'norm-0.json' not in more.stdout.split('rule report')[0]   # another seed is trained, what stands is not
+    assert 'norm-1' in more.stdout and 'norm-0.json' not in more.stdout.split('rule report')[0]   # another seed, and not what stands
 
 def test_a_killed_training_goes_on(tmp_path):
     "Stopped in its second epoch, augmentation and draws of noise included, it ends with the weights of an undisturbed one."
