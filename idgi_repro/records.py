@@ -50,6 +50,7 @@ class Measurement:
     name:str
     function:Callable   # scene -> {column: (K, B) or (K, B, points) tensor}, for K maps of each of B images
     forwards:int=0      # forward passes that each map costs
+    shared:int=0        # forward passes that all maps of an image share
     seconds:float=0.    # of one core that each map of 224 x 224 pixels costs besides
     walks:int=0         # how often the maps are drawn again
     reference:int=0     # steps of one more walk of each method, for those images alone that the study says

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..method.gradients import predict, value_and_gradient
 from ..method.inputs import as_baseline
-from ..method.infidelity import infidelity, max_sensitivity
+from ..method.infidelity import infidelity, losses, max_sensitivity
 from ..method.metrics import distance, insertion, ranks
 from ..method.pacing import DecisionPath, LeftPath, Paced, Powell, SingularPath, decision, roughness
 from ..method.paths import Quadrature, StraightPath, blur_matrix, noise
@@ -159,17 +159,20 @@ def _imputed(scene):
 
 CHANGED = .2                # deviation of the noise of infidelity, in normalised values; it is grey, since a map knows no channels
 
-def _unexplained(scene):
+def _changed(scene):
+    "Changes, and what the score loses by them."
     s = scene.subject
     grey = CHANGED*noise(s.seeds, (10, 1, *s.x.shape[2:])).movedim(1, 0).expand(-1, -1, s.x.shape[1], -1, -1).to(s.x)
-    each = [m[:, None].expand_as(s.x) for m in (*scene.maps, torch.zeros_like(scene.maps[0]))]
-    of = lambda maps, scaled: infidelity(s.net.module, s.x, s.target, maps, grey, scaled=scaled, score=s.score, batch_size=scene.batch_size)
-    found = of(each[:-1], True)/of(each[-1:], False)
-    scene.forwards(20*len(s.x)*len(found))
-    return dict(infidelity=found)
+    scene.forwards(10*len(s.x))
+    return grey, losses(s.net.module, s.x, s.target, grey, s.score, scene.batch_size)
+
+def _unexplained(scene):
+    s, (grey, lost) = scene.subject, scene.once('losses', lambda: _changed(scene))
+    each = [m[:, None].expand_as(s.x) for m in scene.maps]
+    return dict(infidelity=infidelity(s.net.module, s.x, s.target, each, grey, lost=lost)/lost.square().mean(0))
 
 REMOVED, ROAD = Measurement('removed', _removed, forwards=57), Measurement('road', _imputed, forwards=2*len(FEWER), seconds=.55)
-UNEXPLAINED = Measurement('unexplained', _unexplained, forwards=20)
+UNEXPLAINED = Measurement('unexplained', _unexplained, shared=10)
 METRICS = (*(m for m in STUDIED if m.name in SIX and m.name != 'insertion_ratio'),
            Metric('deletion', 'Deletion score', 'probability', REMOVED, False),
            Metric('mas', 'MAS, insertion', 'aligned area', REMOVED),
@@ -259,17 +262,13 @@ def figures(
 PAPER = Paper('controls', 'What the metrics reward', METHODS, METRICS, CLAIMS, steps=(32,), figures=figures)
 
 # %% ../../nbs/papers/controls.ipynb #cont0202
-_fine = {} # the maps of the last batch, which all of its families are compared with
-
 def _apart(scene):
     "Relative L2 distance to IG, or IDGI, of 1024 even steps; for the images that the study compares."
     column, s = scene.column(), replace(scene.subject[:scene.references], protocol='corrected')
     if not scene.references: return dict(reference=column)
-    key = id(s.net.module), *s.seeds
-    if _fine.get('key') != key:
-        _fine.update(key=key, maps=maps_of(scene.paper, ('ig', 'ig+idgi'), s, (REFERENCE,), scene.batch_size))
+    fine = scene.once('fine', lambda: maps_of(scene.paper, ('ig', 'ig+idgi'), s, (REFERENCE,), scene.batch_size))
     for k, (name, _) in enumerate(scene.keys):
-        true = _fine['maps']['ig+idgi' if 'idgi' in name else 'ig', REFERENCE]
+        true = fine['ig+idgi' if 'idgi' in name else 'ig', REFERENCE]
         column[k, :len(true)] = distance(scene.maps[k, :len(true)], true)
     return dict(reference=column)
 

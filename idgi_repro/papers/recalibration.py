@@ -22,7 +22,7 @@ from ..method.recalibration import Mean, ValidInterpolations, ValidReferences
 from ..method.references import (AdversarialPath, ReferencePath, line_seeds, noise_references, other_classes, random_alphas,
                                           uniform_references)
 from ..method.sanity import randomised, rank_correlation, structural_similarity
-from ..method.sensitivity import sensitivity_n
+from ..method.sensitivity import removals, sensitivity_n
 from ..records import Claim, Measurement, Method, Metric, Paper
 from ..report.claims import gain, plain, positive
 from ..study.models import MEAN, STD
@@ -121,10 +121,11 @@ def _diffid(scene):
 
 def _sensitive(scene):
     s = scene.subject
-    found = sensitivity_n(s.net.module, s.x, s.target, scene.maps.unbind(), s.seeds, batch_size=scene.batch_size, tick=scene.forwards)
-    return dict(sensitivity=found.nanmean(-1))
+    how = dict(batch_size=scene.batch_size, tick=scene.forwards)
+    removed = scene.once('removals', lambda: removals(s.net.module, s.x, s.target, s.seeds, **how))
+    return dict(sensitivity=sensitivity_n(s.net.module, s.x, s.target, scene.maps.unbind(), removed=removed).nanmean(-1))
 
-DIFFID, SENSITIVITY = Measurement('diffid', _diffid, forwards=36), Measurement('sensitivity', _sensitive, forwards=30)
+DIFFID, SENSITIVITY = Measurement('diffid', _diffid, forwards=36), Measurement('sensitivity', _sensitive, shared=30)
 
 # %% ../../nbs/papers/recalibration.ipynb #226ccd68
 _NINE = 'Mean over nine shares, 10 to 90 %, of what is deleted.'

@@ -228,6 +228,13 @@ class Scene:
     batch_size:int=64       # points or images per pass
     tick:Callable=lambda units: None # called with the cost done, in gradients
     left_out:list=field(default_factory=list) # B texts, set by the measurement that leaves images out
+    shared:dict=field(default_factory=dict) # what does not depend on the maps: one for all families of the images
+
+    def once(self, what:str, f:Callable):
+        "What `f` gives, computed for the first family that asks; `what` is its name."
+        key = what, id(self.subject.net.module)     # some families see the network prepared for speed, some as it is
+        if key not in self.shared: self.shared[key] = f()
+        return self.shared[key]
 
     def draw(self, subject:Subject, steps:Sequence[int])->dict: # (B, H, W) by name and n
         "The maps of the same methods for another subject or other step counts."

@@ -76,8 +76,9 @@ class Shard(Parameters):
         return once*(1 + sum(m.walks for m in found)) + fine*self.compared()/(self.stop - self.start)
 
     def forwards(self, paper:Paper)->int:
-        "Forward passes per image: those that each map costs."
-        return sum(m.forwards for m in self.measurements(paper))*maps_count(paper, self.methods, self.steps)
+        "Forward passes per image: those that each map costs, and those that all share."
+        found = self.measurements(paper)
+        return sum(m.forwards for m in found)*maps_count(paper, self.methods, self.steps) + sum(m.shared for m in found)
 
     def cost(self, paper:Paper)->float:
         "Gradients and forward passes per image, in gradients."
@@ -191,10 +192,11 @@ def rows_of(
     target, confident, seeds = ([a[k] for a in about] for k in ('target', 'confident', 'seed'))
     target = torch.tensor(target, device=seen.pixels.device)
     about, rows, maps = [{k: v for k, v in a.items() if k != 'seed'} for a in about], [], []
+    shared = {}
     for family in families(paper, shard.methods):
         net = nets[any(shard.protocol in m.exact for m in family)]
         subject = Subject(net, seen.pixels, target, shard.protocol, seeds, train=train)
-        scene = Scene(paper, family, subject, seen, confident, shard.steps, references, batch_size, tick)
+        scene = Scene(paper, family, subject, seen, confident, shard.steps, references, batch_size, tick, shared=shared)
         rows += _rows(scene, about, *_columns(scene, shard.measurements(paper)), shard.protocol)
         if kept is None: continue
         for (m, n), drawn in scene.by_key.items():
