@@ -17,6 +17,11 @@ from .inputs import as_attribution, as_images, as_target
 from .paths import noise as drawn
 
 # %% ../../nbs/method/infidelity.ipynb #infi0006
+def _as_changes(changes, x):
+    "Changes of these images. Raises `InputError` for another shape."
+    if changes.shape[1:] == x.shape: return changes
+    raise InputError(f'changes of shape {tuple(changes.shape)} do not fit images of shape {tuple(x.shape)}; give (S, B, C, H, W)')
+
 def losses(
     model:nn.Module,   # normalised images to logits
     x:Tensor,          # (B, C, H, W) normalised images
@@ -26,11 +31,8 @@ def losses(
     batch_size:int=64, # images per forward pass
 )->Tensor:             # (S, B) float64, or what the device has
     "What the score loses by each change, whatever the attribution. Raises `InputError` for changes that do not fit, as `attribute` does."
-    x = as_images(x)
-    if changes.shape[1:] != x.shape:
-        raise InputError(f'changes of shape {tuple(changes.shape)} do not fit images of shape {tuple(x.shape)}; give (S, B, C, H, W)')
-    target = as_target(target, x)
-    points = torch.stack([x, *(x - c for c in changes)])
+    x, target = as_images(x), as_target(target, x)
+    points = torch.stack([x, *(x - c for c in _as_changes(changes, x))])
     whole, after = scores_at(model, points, target, fitting(score, target), batch_size).split([1, len(changes)])
     return in_double(whole - after)
 
@@ -57,6 +59,7 @@ def infidelity(
         if draws < 1: raise InputError(f'draws is {draws}; it must be at least 1')
         seeds = range(len(x)) if seeds is None else seeds
         changes = noise*drawn(seeds, (draws, *x.shape[1:])).movedim(1, 0).to(x)
+    changes = _as_changes(changes, x)
     lost = losses(model, x, target, changes, score, batch_size) if lost is None else lost
     said = torch.stack([each[:, i].flatten(1)@in_double(changes[:, i]).flatten(1).T for i in range(len(x))], -1)
     if scaled: said = said*((said*lost).mean(1, keepdim=True)/said.square().mean(1, keepdim=True))

@@ -51,6 +51,11 @@ def seconds_per_gradient(
     return min(times)/batch
 
 # %% ../../nbs/study/workflow.ipynb #858f5f13
+def _seconds(found, paper, shard, images):
+    "What so many images of a shard take at the pace of a network's choice; of an older version's, what passes take."
+    besides = shard.besides(paper, found.get('crop', 0))/found.get('cores', 1)
+    return images*(found['seconds_per_gradient']*shard.cost(paper) + besides)
+
 def choice_file(
     study:Study,
     network:str, # one of its networks
@@ -73,7 +78,7 @@ def _chosen(study, paper, network, net, data, out):
     chosen, unread = choose(net, data, study.images, study.seed, out)
     shards, weights = [s for s in shards_of(study, paper, network) if s.start < len(chosen)], net.fingerprint()
     more = contents(training(shards[0], paper, data)) + boxes_of(data)
-    about = dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads)
+    about = dict(network=network, name=net.name, code=code_of(shards[0], paper), device=study.device, threads=study.threads, crop=net.crop)
     unlabelled, unread = '' if data.categories else data.advice, unread[['name', 'error']].values.tolist()
     return dict(**about, images=len(chosen), wanted=study.images, unlabelled=unlabelled, unread=unread,
                 shards={shard_file(s, paper, weights, chosen.iloc[s.start:s.stop], more): _shaping(s) for s in shards})
@@ -93,9 +98,9 @@ def make_choice(
     if known and found.items() <= known.items(): return known
     sample = torch.rand(2, 3, net.crop, net.crop, device=study.device)
     pace = seconds_per_gradient(net if study.exact else replace(net, module=prepare(net.module, sample, precision=study.precision)))
-    each = lambda s: pace*s.cost(paper) + s.besides(paper, net.crop)/torch.get_num_threads() # of an image
+    found |= dict(seconds_per_gradient=pace, cores=torch.get_num_threads())
     many = lambda s: min(s['stop'], found['images']) - s['start']
-    found |= dict(seconds_per_gradient=pace, seconds={f: many(s)*each(Shard(**s)) for f, s in found['shards'].items()})
+    found['seconds'] = {f: _seconds(found, paper, Shard(**s), many(s)) for f, s in found['shards'].items()}
     with whole(choice_file(study, network)) as part: part.write_text(json.dumps(found, indent=1))
     return found
 
@@ -124,7 +129,7 @@ def _cost(study, paper, network):
     "A line of the estimate."
     found, shards = _images(study, paper, network)
     seconds, pace = np.nan, 'unknown before images are selected'
-    if found: seconds, pace = sum(found['seconds'].values()), f"measured, {found['device']}"
+    if found: seconds, pace = sum(_seconds(found, paper, s, n) for s, n in shards), f"measured, {found['device']}"
     add = lambda f: sum(f(s)*n for s, n in shards)
     rows = add(lambda s: maps_count(paper, s.methods, s.steps))
     passes = dict(gradients=round(add(lambda s: s.gradients(paper))), forwards=round(add(lambda s: s.forwards(paper))))
