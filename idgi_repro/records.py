@@ -54,6 +54,7 @@ class Measurement:
     seconds:float=0.    # of one core that each map of 224 x 224 pixels costs besides
     walks:int=0         # how often the maps are drawn again
     reference:int=0     # steps of one more walk of each method, for those images alone that the study says
+    judged:bool=False   # whether another network must be trained first, which judges the one that learned
 
 @dataclass(frozen=True)
 class Metric:

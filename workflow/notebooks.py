@@ -215,6 +215,7 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     files = args.notebooks or [f for f in sorted((ROOT/'nbs').rglob('*.ipynb'))
                                if not any(p.startswith(('.', '_')) for p in f.relative_to(ROOT).parts)]
+    if absent := [f for f in files if not f.is_file()]: parser.error(f'{absent[0]} is no file; name notebooks as nbs/records.ipynb')
     said = []
     for file in files:
         name = os.path.relpath(file)

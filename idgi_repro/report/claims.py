@@ -119,6 +119,7 @@ def lowered(
     "How many cells are below zero; how many lie wholly below it; and how many do not lie wholly above, by intervals for all cells at once."
     v = np.array([*cells.values()])
     middle, drawn = v[:, 0], v[:, 1:]
+    if not np.isfinite(drawn).any(): return int((middle < 0).sum()), 0, len(v) # of one image
     sd = np.nanstd(drawn, 1)
     wide = sd*np.nanquantile(np.nanmax(np.abs(drawn - v[:, :1])/np.where(sd, sd, 1)[:, None], 0), .95)
     return int((middle < 0).sum()), int((middle + wide < 0).sum()), int((middle - wide <= 0).sum())

@@ -31,11 +31,11 @@ def permuted_rows(
     r:Retraining,      # its `images` are learned, its `tested` explained
     m:SimpleNamespace, # from `material`
     paper:Paper,
-    tick:Callable=lambda n: None, # called with the number of gradients of every pass
+    tick:Callable=lambda n: None, # called with the number of images of every batch of training, and of gradients of every pass
 )->list[dict]:         # `sanity_rank`, `sanity_ssim`, `learned`, `learned_permuted`
     "How alike the maps are of a network and of one that was trained on permuted labels, for every test image."
     both, found = [replace(r, permuted=p) for p in (False, True)], []
-    nets = [trained(a, m) for a in both]
+    nets = [trained(a, m, tick) for a in both]
     about = {c: accuracy(net.module, *learned_from(a, m)) for c, net, a in zip(('learned', 'learned_permuted'), nets, both)}
     about |= dict(network=f'{nets[0].name}, permuted labels', data=r.data, prob=np.nan, confident=False, excluded='', protocol='corrected')
     for rows in torch.arange(r.images, len(m.y)).split(50):
