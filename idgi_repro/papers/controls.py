@@ -7,11 +7,13 @@ __all__ = ['DRAWS', 'SPREAD', 'SIGMAS', 'PHOTOGRAPHS', 'METHODS', 'COUNT', 'FEWE
            'METRICS', 'MATTERS', 'better', 'SIGN', 'WEIGHTS', 'BLIND', 'SMOOTH', 'PACED', 'FIFTH', 'DISC', 'CLAIMS',
            'PAPER', 'QUARTER', 'STEPS', 'MOVES', 'FOLLOWS', 'CALM', 'SANE', 'random', 'centre', 'edges', 'brightness',
            'gradient', 'gradient_squared', 'gradient_times_input', 'smoothgrad', 'blurred', 'turns', 'paced', 'powell',
-           'legendre', 'left', 'slopes', 'singular', 'beyond', 'floor', 'figures', 'quarter']
+           'legendre', 'left', 'slopes', 'singular', 'beyond', 'floor', 'figures', 'quadratures', 'step_figures',
+           'quarter']
 
 # %% ../../nbs/papers/controls.ipynb #cont0002
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Callable
 
 import numpy as np, pandas as pd, skimage, torch
@@ -34,7 +36,8 @@ from .recalibration import METRICS as RECALIBRATED, STAGES
 from ..records import Claim, Measurement, Method, Metric, Paper
 from ..report.claims import against, gain, statistic_of
 from ..report.statistics import present, values
-from ..report.style import Drawing, panels, styled
+from ..report.figures import steps_axis
+from ..report.style import Drawing, legend, look, panels, powers, styled, wrap
 from ..study.images import pixels_of
 from ..study.models import Network
 from ..study.scene import REFERENCE, maps_of
@@ -261,6 +264,35 @@ def figures(
 # %% ../../nbs/papers/controls.ipynb #cont0019
 PAPER = Paper('controls', 'What the metrics reward', METHODS, METRICS, CLAIMS, steps=(32,), figures=figures)
 
+# %% ../../nbs/papers/controls.ipynb #cont0207
+@styled
+def quadratures(
+    rows:pd.DataFrame, # from `read`
+    paper:Paper,       # whose methods are shown
+)->Figure:
+    "Distance to the integral, and insertion, by number of steps: a column for each network, means over images."
+    names, looks = sorted(rows.network.unique()), {m.name: look(m) for m in paper.methods}
+    fig, axes = panels(2*len(names), len(names), 2.8, 2.2)
+    for i, (ax, (metric, name)) in enumerate(zip(axes, product(paper.metrics[::-1], names))):
+        means = rows[rows.network == name].pivot_table(index='steps', columns='method', values=metric.name)
+        for method in means: ax.plot(means.index, means[method], **looks[method] | dict(lw=1, ms=4))
+        steps_axis(ax, [*means.index])
+        if metric.log: ax.set_yscale('log'), powers(ax.yaxis)
+        ax.set(title=wrap(name, 26)*metric.log, ylabel='' if i % len(names) else metric.named, xlabel='number of steps'*(not metric.log))
+    legend(fig, {paper.method(k).title: v for k, v in looks.items()})
+    return fig
+
+def step_figures(
+    rows:pd.DataFrame, # from `read`
+    manifests:list,    # from `read`
+    paper:Paper,       # the one of steps
+    tables:dict,       # from `all_tables`
+    photographs=None,  # none are needed
+)->tuple[dict[str,Drawing],list[str]]: # by file name; notes on what cannot be drawn
+    "What users need to know: how few steps are enough."
+    about = 'Means over images. Above: relative L2 distance to 1024 even steps. A step takes one gradient; a trapezoid takes one more.'
+    return dict(quadratures=Drawing('How few steps are enough', about, partial(quadratures, rows, paper), own=True)), []
+
 # %% ../../nbs/papers/controls.ipynb #cont0202
 def _apart(scene):
     "Relative L2 distance to IG, or IDGI, of 1024 even steps; for the images that the study compares."
@@ -277,7 +309,8 @@ def _quadratures():
     plain = (('right', 'IG, right', Riemann('right'), '#66CCEE', 's'), ('trapezoid', 'IG, trapezoid', trapezoid, '#228833', '^'))
     yield own['ig']
     for name, title, rule, colour, marker in plain: yield Method(name, title, straight, rule, base='ig', colour=colour, marker=marker)
-    yield from (own[k] for k in ('gl', 'paced', 'powell', 'ig+idgi', 'ig+idgi_trapezoid', 'paced+idgi'))
+    yield from (own[k] for k in ('gl', 'paced', 'powell'))
+    yield from (replace(own[k], colour='#AA3377', marker=m) for k, m in (('ig+idgi', 's'), ('ig+idgi_trapezoid', '^'), ('paced+idgi', 'D')))
 
 QUARTER = 'RiemannOpt needs a quarter of the steps'
 
@@ -287,7 +320,7 @@ def quarter(s, metric, network, method):
     given = s.scores(metric, network, other, s.last), s.scores(metric, network, method, s.last//4)
     return s.draw(lambda a, b: a - b, statistic_of(s.paper.metric(metric)), *given)
 
-_CLOSE = Metric('reference', 'Distance to 1024 steps', 'relative L2', Measurement('apart', _apart, reference=REFERENCE), False)
+_CLOSE = Metric('reference', 'Distance to 1024 steps', 'relative L2', Measurement('apart', _apart, reference=REFERENCE), False, log=True)
 _ONE = dict(protocols=('corrected',))
 STEPS = Paper('controls-steps', 'How few steps are enough', tuple(_quadratures()), (METRICS[0], _CLOSE),
               (*(Claim(QUARTER, f'insertion of IG over a quarter of the steps: {m}', quarter, ('insertion',), (m,),
@@ -296,7 +329,7 @@ STEPS = Paper('controls-steps', 'How few steps are enough', tuple(_quadratures()
                  for m in ('paced', 'powell')),
                *(Claim('A quadrature is nearer to the integral than the left sum', m, better(b), ('reference',), (m,), **_ONE)
                  for m, b in (('trapezoid', 'ig'), ('gl', 'ig'), ('paced', 'ig'), ('powell', 'ig'), ('ig+idgi_trapezoid', 'ig+idgi')))),
-              steps=(4, 8, 16, 32, 64), protocols=('corrected',))
+              steps=(4, 8, 16, 32, 64), protocols=('corrected',), figures=step_figures)
 
 # %% ../../nbs/papers/controls.ipynb #cont0205
 MOVES = 4
