@@ -38,6 +38,8 @@ ADVICE = (
            _REFERENCES, 'gain in DiffID, valid interpolations: all five methods'),
     Advice('Leave the count out: the sum of the positive products alone does better.', _REFERENCES,
            'DiffID of IG-SG, the sum of positive products minus valid interpolations', 'contradicted'),
+    Advice('But look whether a map follows the network: of one that is drawn anew, valid interpolations make the map more alike.',
+           'recalibration/sanity', 'gain in likeness of ranks, valid interpolations', 'contradicted'),
     Advice('Do not read DiffROAR as a quality: pixels chosen by a map of the true class tell the class by where they are.',
            'recalibration/diffroar', 'accuracy with the better side minus that of whole images: IG, valid interpolations', 'contradicted'),
     Advice('Do not read smooth gradients as a density that fits: training against the score makes them as smooth as training for it.',

@@ -280,7 +280,7 @@ def undrawn(
 def _curve_figures(rows, paper, protocol):
     "Curves by steps, and curves of information, of one protocol."
     here, found = rows[rows.protocol == protocol], {}
-    several = here.steps[here.steps > 0].nunique() > 1 # a single number is nothing to draw against
+    several = (here.groupby('method').steps.nunique() > 1).any() # a single number of a method's is nothing to draw against
     for m in ran(here, paper.metrics):
         title = f'{m.title} by number of steps, {protocol} protocol'
         draw = partial(curves, rows, paper, m.name, protocol)
