@@ -185,7 +185,8 @@ ALIKE = (Metric('sanity_rank', 'Sanity, ranks', "Spearman's correlation", CASCAD
 
 # %% ../../nbs/papers/recalibration.ipynb #90be3daa
 SANE = 'Re-calibration keeps or raises sanity'
-_sanity = [Claim(SANE, f'gain in likeness of {what}, {how}: all five methods', gain, (m.name,), _ALL[k], above=False, protocols=('corrected',))
+_sanity = [Claim(SANE, f'gain in likeness of {what}, {how}: all five methods', gain, (m.name,), _ALL[k], above=False,
+                 protocols=('corrected',))
            for k, how in _RULES.items() for m, what in zip(ALIKE, ('ranks', 'structure'))]
 SANITY = replace(PAPER, name='recalibration-sanity', title='Re-calibrated attributions: sanity', metrics=ALIKE, claims=tuple(_sanity),
                  protocols=('corrected',))
