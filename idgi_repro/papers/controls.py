@@ -35,8 +35,8 @@ from .idgi import METRICS as STUDIED, SIX, blur, guided, straight
 from .recalibration import METRICS as RECALIBRATED, STAGES
 from ..records import Claim, Measurement, Method, Metric, Paper
 from ..report.claims import against, gain, statistic_of
-from ..report.statistics import present, values
 from ..report.figures import steps_axis
+from ..report.statistics import present, values
 from ..report.style import Drawing, legend, look, panels, powers, styled, wrap
 from ..study.images import pixels_of
 from ..study.models import Network
@@ -271,15 +271,17 @@ def quadratures(
     paper:Paper,       # whose methods are shown
 )->Figure:
     "Distance to the integral, and insertion, by number of steps: a column for each network, means over images."
-    names, looks = sorted(rows.network.unique()), {m.name: look(m) for m in paper.methods}
+    names = sorted(rows.network.unique())
     fig, axes = panels(2*len(names), len(names), 2.8, 2.2)
     for i, (ax, (metric, name)) in enumerate(zip(axes, product(paper.metrics[::-1], names))):
         means = rows[rows.network == name].pivot_table(index='steps', columns='method', values=metric.name)
-        for method in means: ax.plot(means.index, means[method], **looks[method] | dict(lw=1, ms=4))
+        for method in means: ax.plot(means.index, means[method], **look(paper.method(method)) | dict(lw=1, ms=4))
         steps_axis(ax, [*means.index])
-        if metric.log: ax.set_yscale('log'), powers(ax.yaxis)
-        ax.set(title=wrap(name, 26)*metric.log, ylabel='' if i % len(names) else metric.named, xlabel='number of steps'*(not metric.log))
-    legend(fig, {paper.method(k).title: v for k, v in looks.items()})
+        ax.set(title='' if i//len(names) else wrap(name, 26), ylabel='' if i % len(names) else metric.named)
+        if not metric.log: continue
+        ax.set_yscale('log')
+        powers(ax.yaxis)
+    legend(fig, {m.title: look(m) for m in paper.methods})
     return fig
 
 def step_figures(

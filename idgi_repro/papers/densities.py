@@ -91,7 +91,7 @@ def _sampled(t):
 
 # %% ../../nbs/papers/densities.ipynb #dens0011
 GRADIENTS, RATIOS = Measurement('gradients', _gradients), Measurement('ratios', _ratios)
-PERTURBED, SAMPLED = (Measurement(f.__name__[1:], f, judged=True) for f in (_perturbed, _sampled))
+PERTURBED, SAMPLED = Measurement('perturbed', _perturbed, judged=True), Measurement('sampled', _sampled, judged=True)
 _SEED = 'A seed in the place of an image.'
 METRICS = (
     Metric('accuracy', 'Accuracy', 'share of test images', Measurement('right', _right), note=_SEED),

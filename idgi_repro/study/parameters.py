@@ -14,7 +14,7 @@ import yaml
 
 from ..errors import InputError, check_fields
 from ..files import slug
-from ..records import check_steps
+from ..records import Paper, check_steps
 
 # %% ../../nbs/study/parameters.ipynb #309f1c1c
 def option(
@@ -58,6 +58,11 @@ class Parameters:
         for name, least in (('images', 1), ('seed', 0), ('references', 0), ('batch_size', 1), ('threads', 1), ('size', 1)):
             value = getattr(self, name)
             if value is not None and value < least: raise InputError(f'{name} is {value}; it must be at least {least}')
+
+    def measurements(self, paper:Paper)->list:
+        "What is measured, each once. Raises `InputError` for a metric that the paper has not."
+        metrics = [paper.metric(n) for n in self.metrics] or paper.metrics
+        return list({m.measurement.name: m.measurement for m in metrics}.values())
 
 # %% ../../nbs/study/parameters.ipynb #paramk02
 FIRST = 32 # images at the first look

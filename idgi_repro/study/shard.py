@@ -61,10 +61,6 @@ class Shard(Parameters):
         gradients_of(paper, full.methods, full.steps, full.protocol)
         return full
 
-    def measurements(self, paper:Paper)->list:
-        "What is measured, each once."
-        return list({m.measurement.name: m.measurement for m in map(paper.metric, self.metrics)}.values())
-
     def compared(self)->int:
         "How many of the shard's own images are compared with a map of 1024 steps."
         return max(0, min(self.stop, self.references) - self.start)
