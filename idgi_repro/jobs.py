@@ -116,6 +116,7 @@ def execute(
     """A papermill run of an experiment notebook. Raises `InputError` for parameters that it does not take, before a kernel starts,
     for one inside the notebook, where memory does not suffice, and where the kernel dies."""
     import papermill as pm
+    from jupyter_core.utils import run_sync
     from nbclient.exceptions import DeadKernelError
     check_parameters(name, parameters)
     parameters, kernel = json.loads(json.dumps(parameters)), _kernel() # papermill writes no tuples
@@ -127,6 +128,7 @@ def execute(
             pm.execute_notebook(notebook(name), executed, parameters, kernel_name='python3', km=kernel, progress_bar=False,
                                 stdout_file=out, stderr_file=err, extra_arguments=['--log-level=CRITICAL'])
     except (pm.PapermillExecutionError, DeadKernelError, OSError) as e: raise _failed(e, executed, kernel.status) from None
+    finally: run_sync(kernel.shutdown_kernel)() # the client lets a manager that it is given, and its kernel, live on
 
 # %% ../nbs/jobs.ipynb #03f25cff
 START = 8. # seconds to start a kernel and import torch, for the estimate of the time left

@@ -1,5 +1,6 @@
 "Which kernel a notebook runs on, and what is said of one that dies."
-import json, subprocess, sys
+import json, os, subprocess, sys
+from contextlib import nullcontext
 
 import nbformat, pytest
 from nbclient.exceptions import DeadKernelError
@@ -58,6 +59,12 @@ def test_a_kernel_that_runs_and_dies(install, runs):
              kernelspec=dict(name='my-environment', display_name='mine', language='python'))
     assert runs.printed() == sys.executable
 
+
+@pytest.mark.parametrize('then', ('pass', '1/0'))
+def test_a_kernel_ends_with_its_run(then, runs):
+    "A study of hundreds of shards in one process must not have hundreds of kernels."
+    with pytest.raises(PapermillExecutionError) if then == '1/0' else nullcontext(): runs('import os; print(os.getpid())', then)
+    with pytest.raises(ProcessLookupError): os.kill(int(runs.printed()), 0)
 
 DEATHS = [('os.kill(os.getpid(), signal.SIGKILL)', 'was killed (signal 9), as the system does where memory does not suffice'),
           ('os._exit(137)', 'was killed (signal 9), as the system does where memory does not suffice'),
