@@ -7,6 +7,7 @@ __all__ = ['TYPES', 'InputError', 'check_kind', 'check_fields']
 
 # %% ../nbs/errors.ipynb #ea39429a
 from dataclasses import fields
+from math import isfinite
 import re
 
 # %% ../nbs/errors.ipynb #ac9a90e4
@@ -14,14 +15,16 @@ class InputError(ValueError):
     "Something the user gave cannot be used; the message says what, with which value, and what to do."
 
 # %% ../nbs/errors.ipynb #cb3d2b38
-TYPES = {'str': 'text', 'int': 'a whole number', 'bool': 'True or False', 'dict': 'names with values',
-         'list[str]': 'a list of texts', 'list[int]': 'a list of whole numbers', 'Optional[int]': 'a whole number or None'} # type: in words
+TYPES = {'str': 'text', 'int': 'a whole number', 'float': 'a number', 'bool': 'True or False', 'dict': 'names with values',
+         'list[str]': 'a list of texts', 'list[int]': 'a list of whole numbers',
+         'Optional[int]': 'a whole number or None'} # type: in words
 
 # %% ../nbs/errors.ipynb #a848561e
 def _is(value, kind):
     "Whether `value` is of the type, exactly: no bool is an int here, and bytes that are no text are no str."
     if kind.startswith('Optional['): return value is None or _is(value, kind[9:-1])
     if kind.startswith('list['): return isinstance(value, (list, tuple)) and all(_is(v, kind[5:-1]) for v in value)
+    if kind == 'float': return type(value) in (int, float) and isfinite(value)
     if type(value) is not dict(str=str, int=int, bool=bool, dict=dict)[kind]: return False
     return kind != 'str' or not re.search(r'[\0\ud800-\udfff]', value)
 
