@@ -317,8 +317,8 @@ def _quadratures():
 QUARTER = 'RiemannOpt needs a quarter of the steps'
 
 def quarter(s, metric, network, method):
-    "The base at the most steps minus the method at a quarter of them."
-    other = s.paper.method(method).base
+    "The base, or the method itself where it has none, at the most steps minus the method at a quarter of them."
+    other = s.paper.method(method).base or method
     given = s.scores(metric, network, other, s.last), s.scores(metric, network, method, s.last//4)
     return s.draw(lambda a, b: a - b, statistic_of(s.paper.metric(metric)), *given)
 
@@ -326,7 +326,7 @@ _CLOSE = Metric('reference', 'Distance to 1024 steps', 'relative L2', Measuremen
 _ONE = dict(protocols=('corrected',))
 STEPS = Paper('controls-steps', 'How few steps are enough', tuple(_quadratures()), (METRICS[0], _CLOSE),
               (*(Claim(QUARTER, f'insertion of IG over a quarter of the steps: {m}', quarter, ('insertion',), (m,),
-                       limit=MATTERS, above=False, **_ONE) for m in ('paced', 'powell')),
+                       limit=MATTERS, above=False, **_ONE) for m in ('paced', 'powell', 'ig')), # IG beside them: is it their doing?
                *(Claim(QUARTER, f'distance of IG minus that at a quarter of the steps: {m}', quarter, ('reference',), (m,), **_ONE)
                  for m in ('paced', 'powell')),
                *(Claim('A quadrature is nearer to the integral than the left sum', m, better(b), ('reference',), (m,), **_ONE)

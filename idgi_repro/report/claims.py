@@ -20,21 +20,20 @@ from .statistics import NOT_RUN, column_of, draws, mean, present, resamples, tai
 
 # %% ../../nbs/report/claims.ipynb #ed3ec4a6
 class Sample:
-    "One protocol's rows at the smallest and the largest number of steps, and how often each image is in each draw."
+    "One protocol's rows, its smallest and largest number of steps, and how often each image is in each draw."
     def __init__(self,
         rows:pd.DataFrame, # from `read`, of one protocol
         paper:Paper,       # that they are of
     ):
         steps = rows.steps[rows.steps > 0]
         self.paper, self.first, self.last = paper, *((steps.min(), steps.max()) if len(steps) else (0, 0))
-        self.rows = rows[rows.steps.isin([0, self.first, self.last])]
         self.networks = sorted(rows.network.unique())
-        self.image = self.rows.groupby(['data', 'name', 'target']).ngroup().to_numpy()
-        self.where = self.rows.groupby(['network', 'method', 'steps']).indices
+        self.image = rows.groupby(['data', 'name', 'target']).ngroup().to_numpy()
+        self.where = rows.groupby(['network', 'method', 'steps']).indices
         n, most = self.image.max() + 1, max(map(len, self.where.values()))
         asis = np.ones((n, 1), np.int16)                     # the first column is the images as they are
         self.counts = np.hstack([asis, draws(int(n), resamples(most, 101))])
-        self.column = lru_cache(lambda metric: self.rows.filter([column_of(metric)]))
+        self.column = lru_cache(lambda metric: rows.filter([column_of(metric)]))
         self.drawn = lru_cache(None)(lambda measure, *cell: measure(self, *cell))
 
     def scores(self, metric, network, method, steps):

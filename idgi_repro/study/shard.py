@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..files import results_folder, slug, state, whole
 from ..method.attribution import NotFinite
 from ..method import gradients
-from ..method.gradients import TOLERANCE, enough_memory, find_batch_size, multiplying, predict, prepare
+from ..method.gradients import TOLERANCE, enough_memory, find_batch_size, multiplying, predict, prepare, reuse_memory
 from ..records import Paper, check_steps
 from .identity import code_digest
 from .images import Images, Picture, Shape, decode, load_batch
@@ -91,6 +91,7 @@ def network_of(
 )->Network:
     "The network as a study reads it, on its device. Raises `InputError` as `load` does, and for classes that do not exclude each other."
     net = load(network, asked.device, score=asked.score, size=asked.size)
+    if torch.device(net.device).type == 'cpu': reuse_memory() # as `prepare` does, where it is asked for
     if net.score != 'sigmoid': return net
     raise InputError(f'{net.name} has several outputs, which a study compares by their softmax; '
                      'score sigmoid is for a single one, or for idgi-repro explain')
