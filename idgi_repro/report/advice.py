@@ -46,6 +46,8 @@ ADVICE = (
            'densities', 'Correlation of neighbours: anti-score-matching minus cross-entropy', 'contradicted'),
     Advice('What published score matching surely does is to make gradients small.', 'densities',
            'log10 of the squared gradient: score matching minus cross-entropy'),
+    Advice('Expect less of IDGI where a network learned with label smoothing and mixup, be there shortcuts in it or not.', 'exception',
+           'gain with the recipe minus without, mean of both networks'),
     Advice('Before you believe a gain, take the sum of |g dx| beside it: it has all of what IDGI has on insertion.', 'controls',
            'Insertion score: ig+idgi over ig+absolute'),
     Advice('Nor believe a metric by which a picture of the distance to the centre is as good: see insertion.', 'controls',
