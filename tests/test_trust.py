@@ -179,9 +179,10 @@ def test_the_shard_notebook_states_the_types_of_a_shard():
     assert stated and stated.items() <= types.items() and set(types.values()) <= set(TYPES)
 
 
-WHOLE, TEXTS, NUMBERS = 'int Optional[int]', 'list[str]', 'list[int]'
+WHOLE, TEXTS, NUMBERS = 'int float Optional[int]', 'list[str]', 'list[int]'
 KINDS_OF = [('x', 'str'), ('é', 'str'), ('a\0b', ''), ('a\udcff', ''), (b'x', ''), (Path('x'), ''), (None, 'Optional[int]'), (0, WHOLE),
-            (-3, WHOLE), (True, 'bool'), (False, 'bool'), (1., ''), (np.int64(3), ''), (np.bool_(True), ''), (np.float32(1), ''),
+            (-3, WHOLE), (True, 'bool'), (False, 'bool'), (1., 'float'), (float('nan'), ''), (np.int64(3), ''), (np.bool_(True), ''),
+            (np.float32(1), ''),
             ([], f'{TEXTS} {NUMBERS}'), (['a'], TEXTS), (('a', 'b'), TEXTS), ([1], NUMBERS), ((2, 3), NUMBERS), (['a', 1], ''),
             ([True], ''), ([1.], ''), ([None], ''), (['a\0'], ''), ([['a']], ''), ({'a': 1}, 'dict'), ({1}, ''), (print, '')]
 
