@@ -26,6 +26,7 @@ class Method:
     base:str=''              # name of the method that it is compared with
     colour:str='#444444'     # of its lines and markers; a method without a base is drawn dashed and hollow
     marker:str='o'           # as matplotlib calls it
+    protocols:tuple=('corrected', 'published') # those that have it; a study leaves it out on another
     exact:tuple=()           # protocols on which the network must be as it is, not prepared for speed
     score:Callable|None=None # what is explained, (logits, target) -> (B,); None: the target's probability
     train:bool=False         # whether it takes references from training images

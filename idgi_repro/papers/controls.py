@@ -120,7 +120,7 @@ METHODS = (
     *(Method(f'ig+idgi~{s}', f'IG, IDGI, blurred by {s}', function=partial(blurred, sigma=s), of='ig+idgi', base='ig+idgi',
              colour='#66CCEE')
       for s in SIGMAS),
-    Method('gl', 'IG, Gauss-Legendre', legendre, riemann, base='ig', colour='#AAAA00'),
+    Method('gl', 'IG, Gauss-Legendre', legendre, riemann, base='ig', colour='#AAAA00', protocols=('corrected',)),
     Method('paced', 'RiemannOpt, closed form', paced, riemann, base='ig', colour='#EE7733'),
     Method('paced+idgi', 'RiemannOpt, closed form, IDGI', paced, idgi, base='ig+idgi', colour='#EE7733'),
     Method('powell', 'RiemannOpt, Powell', powell, riemann, base='ig', colour='#CC3311'),
@@ -219,8 +219,8 @@ CLAIMS = (*(c for p in ('ig', 'gig', 'blurig') for c in _suffices(SIGN, f'{p}+id
           *(c for m in ('ig+idgi', 'ig+absolute', 'gig+idgi', 'blurig+idgi') for c in _suffices(BLIND, m, 'centre', main=m == 'ig+idgi')),
           *(Claim(SMOOTH, f'{_NAMES[m]}: blurred by {s}', better('ig+idgi'), (m,), (f'ig+idgi~{s}',), main=s == 4) for s in SIGMAS
             for m in _NAMES),
-          *(Claim(PACED, f'{_NAMES["insertion"]}: {m} over IG', better('ig'), ('insertion',), (m,))
-            for m in ('gl', 'paced', 'powell', 'left', 'idg', 'sig')),
+          *(Claim(PACED, f'{_NAMES["insertion"]}: {m.name} over IG', better('ig'), ('insertion',), (m.name,), protocols=m.protocols)
+            for m in METHODS if m.name in ('gl', 'paced', 'powell', 'left', 'idg', 'sig')),
           *(Claim(FIFTH, f'insertion: {m} minus 1.2 IG', beyond('ig', 1.2), ('insertion',), (m,)) for m in ('paced', 'powell')),
           *(Claim(DISC, f'{_NAMES[m]}: {k} over the centre', better('centre'), (m,), (k,), above=False, main='entropy' in m)
             for m in SIX if m[:3] in ('sic', 'aic') for k in ('ig+idgi', 'ig+absolute', 'gig+idgi', 'blurig+idgi')))

@@ -52,8 +52,9 @@ class Shard(Parameters):
         if paper.graph:
             raise InputError(f'the paper {paper.name!r} trains networks, and no study of maps makes its rows; '
                              f'run snakemake --snakefile workflow/{paper.graph}')
-        methods, metrics = self.methods or [m.name for m in paper.methods], self.metrics or [m.name for m in paper.metrics]
-        for name in methods: paper.method(name)
+        asked, metrics = self.methods or [m.name for m in paper.methods], self.metrics or [m.name for m in paper.metrics]
+        methods = [name for name in asked if self.protocol in paper.method(name).protocols]
+        if not methods: raise InputError(f'the {self.protocol} protocol has no {" and no ".join(asked)}; name another method or protocol')
         for name in metrics: paper.metric(name)
         full = replace(self, methods=tuple(methods), metrics=tuple(metrics), steps=tuple(self.steps or paper.steps))
         if self.score not in SCORES: raise InputError(f'the score is {self.score!r}; it must be one of {", ".join(SCORES)}')
