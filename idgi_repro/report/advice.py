@@ -25,7 +25,7 @@ class Advice:
 
 _REFERENCES = 'recalibration/cifar10'
 ADVICE = (
-    Advice('Use IDGI where insertion is what you judge by: with it the score is higher, in the mean over three paths and two networks.',
+    Advice('Use IDGI where insertion is what you judge by: with it the score is higher, in the mean over three paths and three networks.',
            'sample', 'gain by IDGI in Insertion score'),
     Advice('It is above it in SIC and AIC as well; least surely in SIC with entropy, whose median curves lie near zero.', 'sample',
            'gain by IDGI in SIC, entropy'),
