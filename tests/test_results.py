@@ -62,12 +62,8 @@ def test_made_up_results_are_shaped_like_those_of_a_study(tmp_path):
 
 def test_the_sample_is_all_there():
     rows, manifests = read(SAMPLE, notes := [])
-    assert len(rows) == 2*48*6*5*2 and len(manifests) == 72 and not rows.duplicated(KEY).any()
-    old = [m for m in manifests if m['version'] == '0.1.0']
-    assert len(old) == 48 and {m['migrated'][:25] for m in old} == {'columns method, rule and '}
-    assert {m['shard']['paper'] for m in manifests} == {'idgi'}
-    guided = {m for f in manifests if f not in old for m in f['shard']['methods']}          # computed anew, which the report says
-    assert guided == {'gig', 'gig+idgi'} and len(notes) == 2 and all(n.startswith('These results are mixed, version 0.1.0') for n in notes)
+    assert len(rows) == 3*48*6*5*2 and len(manifests) == 72 and not rows.duplicated(KEY).any() and not notes
+    assert {m['shard']['paper'] for m in manifests} == {'idgi'} and len({(m['code'], m['torch'], m['device']) for m in manifests}) == 1
 
 
 def test_what_is_not_a_result_is_passed_over(results):
