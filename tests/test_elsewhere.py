@@ -52,11 +52,11 @@ class Elsewhere(TorchFunctionMode):
 def rows(paper, protocol, device, size=None, metrics=(), without=()):
     net, data, p = network_of('mini_resnet', Shard(size=size)), open_images('embedded'), load_paper(paper)
     items, methods = [data[0]], tuple(m.name for m in p.methods if m.name not in without)
-    shard = Shard(paper=paper, data='embedded', protocol=protocol, images=1, stop=1, steps=(4,), methods=methods, metrics=metrics).of(p)
+    asked = dict(paper=paper, data='embedded', protocol=protocol, images=1, stop=1, steps=(4,), methods=methods, metrics=metrics)
     seen = views(net, items, device)
     fast = replace(net, module=prepare(net.module, net.normalize(views(net, [data[0], data[1]]).pixels)))
     about = [dict(name='0', label=0, target=0, prob=.9, confident=True, seed=0)]
-    return rows_of((fast, net), seen, about, shard, p, batch_size=32)
+    return rows_of((fast, net), seen, about, Shard(**asked).of(p), p, batch_size=32)
 
 def test_what_was_left_here_is_found():
     with Elsewhere():
@@ -71,8 +71,10 @@ HERE = 'random', 'centre'
 # the curves of SIC and AIC, which need larger images, are the first paper's as well
 FEWER = tuple(m.name for m in load_paper('controls').metrics if m.name[:3] not in ('sic', 'aic'))
 
-@pytest.mark.parametrize('how', [dict(paper='idgi', protocol='published'),
-                                 dict(paper='controls', protocol='corrected', size=96, metrics=FEWER, without=HERE)], ids=['idgi', 'controls'])
+STUDIES = dict(idgi=dict(paper='idgi', protocol='published'),
+               controls=dict(paper='controls', protocol='corrected', size=96, metrics=FEWER, without=HERE))
+
+@pytest.mark.parametrize('how', STUDIES.values(), ids=list(STUDIES))
 def test_a_study_runs_there(how):
     here = rows(device='cpu', **how)
     with Elsewhere(): there = rows(device='cuda', **how)
