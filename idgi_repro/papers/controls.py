@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DRAWS', 'SPREAD', 'SIGMAS', 'PHOTOGRAPHS', 'METHODS', 'COUNT', 'FEWER', 'CHANGED', 'REMOVED', 'ROAD', 'UNEXPLAINED',
-           'METRICS', 'MATTERS', 'better', 'SIGN', 'WEIGHTS', 'BLIND', 'SMOOTH', 'PACED', 'FIFTH', 'DISC', 'CLAIMS',
-           'PAPER', 'QUARTER', 'STEPS', 'MOVES', 'FOLLOWS', 'CALM', 'SANE', 'random', 'centre', 'edges', 'brightness',
-           'gradient', 'gradient_squared', 'gradient_times_input', 'smoothgrad', 'blurred', 'turns', 'paced', 'powell',
-           'legendre', 'left', 'slopes', 'singular', 'beyond', 'floor', 'figures', 'quadratures', 'step_figures',
-           'quarter']
+           'METRICS', 'MATTERS', 'better', 'SIGN', 'WEIGHTS', 'BLIND', 'SMOOTH', 'PACED', 'FIFTH', 'DISC', 'ALIKE',
+           'CLAIMS', 'PAPER', 'QUARTER', 'STEPS', 'MOVES', 'FOLLOWS', 'CALM', 'SANE', 'random', 'centre', 'edges',
+           'brightness', 'gradient', 'gradient_squared', 'gradient_times_input', 'smoothgrad', 'blurred', 'turns',
+           'paced', 'powell', 'legendre', 'left', 'slopes', 'singular', 'beyond', 'floor', 'figures', 'quadratures',
+           'step_figures', 'quarter']
 
 # %% ../../nbs/papers/controls.ipynb #cont0002
 from dataclasses import replace
@@ -192,11 +192,12 @@ better = partial(against, better=True)
 
 SIGN = 'IDGI is no better than the sum of |g dx|'
 WEIGHTS = 'The weights df add nothing'
-BLIND = 'No method is better than the distance to the centre'
+BLIND = 'A method is no better than the distance to the centre'
 SMOOTH = 'Blurring a map raises the metric'
 PACED = 'A newer method is better than IG on insertion'
 FIFTH = 'RiemannOpt raises insertion by a fifth'
 DISC = 'The entropy axis prefers the distance to the centre to every method'
+ALIKE = 'The MS-SSIM axis does not prefer the distance to the centre'
 _NAMES = {m.name: m.title for m in METRICS if m.name != 'infidelity'} # which is no area
 
 def beyond(
@@ -209,6 +210,8 @@ def beyond(
                                                                                      for k in (other, method)))
     return minus
 
+_SEEN = 'ig+idgi', 'ig+absolute', 'gig+idgi', 'blurig+idgi' # beside what has never seen the network
+
 def _suffices(text, method, control, metrics=tuple(_NAMES), **kw):
     "A control has all that a method has, but for less than what matters; a claim for each metric."
     return [Claim(text, f'{_NAMES[m]}: {method} over {control}', better(control), (m,), (method,), limit=MATTERS, above=False, **kw)
@@ -216,14 +219,15 @@ def _suffices(text, method, control, metrics=tuple(_NAMES), **kw):
 
 CLAIMS = (*(c for p in ('ig', 'gig', 'blurig') for c in _suffices(SIGN, f'{p}+idgi', f'{p}+absolute', main=p == 'ig')),
           *_suffices(WEIGHTS, 'ig+idgi', 'ig+squares'),
-          *(c for m in ('ig+idgi', 'ig+absolute', 'gig+idgi', 'blurig+idgi') for c in _suffices(BLIND, m, 'centre', main=m == 'ig+idgi')),
+          *(c for m in _SEEN for c in _suffices(BLIND, m, 'centre', main=m == 'ig+idgi')),
           *(Claim(SMOOTH, f'{_NAMES[m]}: blurred by {s}', better('ig+idgi'), (m,), (f'ig+idgi~{s}',), main=s == 4) for s in SIGMAS
             for m in _NAMES),
           *(Claim(PACED, f'{_NAMES["insertion"]}: {m.name} over IG', better('ig'), ('insertion',), (m.name,), protocols=m.protocols)
             for m in METHODS if m.name in ('gl', 'paced', 'powell', 'left', 'idg', 'sig')),
           *(Claim(FIFTH, f'insertion: {m} minus 1.2 IG', beyond('ig', 1.2), ('insertion',), (m,)) for m in ('paced', 'powell')),
-          *(Claim(DISC, f'{_NAMES[m]}: {k} over the centre', better('centre'), (m,), (k,), above=False, main='entropy' in m)
-            for m in SIX if m[:3] in ('sic', 'aic') for k in ('ig+idgi', 'ig+absolute', 'gig+idgi', 'blurig+idgi')))
+          *(Claim(text, f'{_NAMES[m]}: {k} over the centre', better('centre'), (m,), (k,), limit=limit, above=above)
+            for text, axis, limit, above in ((DISC, 'entropy', 0., False), (ALIKE, 'msssim', -MATTERS, True))
+            for m in _NAMES if axis in m for k in _SEEN))
 
 # %% ../../nbs/papers/controls.ipynb #cont0018
 @styled

@@ -23,36 +23,51 @@ class Advice:
     verdict:str='supported' # with which the sentence holds
     protocol:str='corrected'
 
-_REFERENCES = 'recalibration/cifar10'
-ADVICE = (
-    Advice('Use IDGI where insertion is what you judge by: with it the score is higher, in the mean over three paths and three networks.',
-           'sample', 'gain by IDGI in Insertion score'),
-    Advice('It is above it in SIC and AIC as well; least surely in SIC with entropy, whose median curves lie near zero.', 'sample',
-           'gain by IDGI in SIC, entropy'),
-    Advice('Give IDGI 32 steps or more: its scores change more with the number of steps than those of the method it is put on.', 'sample',
-           'change from the fewest to the most steps, with IDGI minus without: all methods'),
-    Advice('Distrust stability that divides a map by its sum: divided by their size, IDGI\'s maps of the straight path are less stable '
-           'than '
-           'IG\'s.', 'sample', 'Stability error, L1 with IDGI minus without: IG', 'contradicted'),
-    Advice('Average over references rather than trust one baseline, and count what is positive: valid interpolations raise DiffID.',
-           _REFERENCES, 'gain in DiffID, valid interpolations: all five methods'),
-    Advice('But look whether a map follows the network: with valid interpolations that of a network drawn anew is more like it.',
-           'recalibration/sanity', 'gain in likeness of ranks, valid interpolations', 'contradicted'),
-    Advice('Leave the count out: the sum of the positive products alone does better.', _REFERENCES,
-           'DiffID of IG-SG, the sum of positive products minus valid interpolations', 'contradicted'),
-    Advice('Do not read DiffROAR as a quality: pixels chosen by a map of the true class tell the class by where they are.',
-           'recalibration/diffroar', 'accuracy with the better side minus that of whole images: IG, valid interpolations', 'contradicted'),
-    Advice('Do not read smooth gradients as a density that fits: training against the score makes them as smooth as training for it.',
-           'densities', 'Correlation of neighbours: anti-score-matching minus cross-entropy', 'contradicted'),
-    Advice('What published score matching surely does is to make gradients small.', 'densities',
-           'log10 of the squared gradient: score matching minus cross-entropy'),
-    Advice('Expect less of IDGI where a network learned with label smoothing and mixup, be there shortcuts in it or not.', 'exception',
-           'gain with the recipe minus without, mean of both networks'),
-    Advice('Before you believe a gain, take the sum of |g dx| beside it: it has all of what IDGI has on insertion.', 'controls',
-           'Insertion score: ig+idgi over ig+absolute'),
-    Advice('Nor believe a metric by which a picture of the distance to the centre is as good: see insertion.', 'controls',
-           'Insertion score: ig+idgi over centre'),
-    Advice('Or entropy\'s axis, which prefers that picture to every method.', 'controls', 'AIC, entropy: ig+idgi over the centre'))
+_REFERENCES, _AGAINST = 'recalibration/cifar10', 'contradicted'
+ADVICE = {
+    'Which method': (
+        Advice('Use IDGI where insertion is what you judge by: with it the score is higher, in the mean over three paths and three '
+               'networks.', 'sample', 'gain by IDGI in Insertion score'),
+        Advice('It is above it in SIC and AIC as well; least surely in SIC with entropy, whose median curves lie near zero.', 'sample',
+               'gain by IDGI in SIC, entropy'),
+        Advice('But take the sum of |g dx| beside it, `ir.absolute`: it has all of what IDGI has on insertion.', 'controls',
+               'Insertion score: ig+idgi over ig+absolute'),
+        Advice('Where pixels are taken away it has not: there IDGI is above the sum.', 'controls',
+               'MAS, deletion: ig+idgi over ig+absolute', _AGAINST),
+        Advice('And the sum follows the network least: its maps are much like those of a network drawn anew.', 'controls/sanity',
+               'ig+absolute minus the gradient', _AGAINST),
+        Advice('Expect less of IDGI where a network learned with label smoothing and mixup, be there shortcuts in it or not.', 'exception',
+               'gain with the recipe minus without, mean of both networks')),
+    'How many steps': (
+        Advice('Give IDGI 32 or more: its scores change more with the number of steps than those of the method it is put on.', 'sample',
+               'change from the fewest to the most steps, with IDGI minus without: all methods'),
+        Advice('For insertion by IG itself 16 do as well as 64.', 'controls/steps', 'insertion of IG over a quarter of the steps: ig'),
+        Advice('Use `ir.trapezoid_idgi`: at the same gradients it is nearer to the map of many steps.', 'controls/steps',
+               'ig+idgi_trapezoid'),
+        Advice('Do not let RiemannOpt place the points by Powell\'s method: these are further from the integral than even ones.',
+               'controls/steps', 'powell', _AGAINST)),
+    'Which baseline': (
+        Advice('Average over references rather than trust one baseline, and count what is positive: valid interpolations raise DiffID.',
+               _REFERENCES, 'gain in DiffID, valid interpolations: all five methods'),
+        Advice('Leave the count out: the sum of the positive products alone does better.', _REFERENCES,
+               'DiffID of IG-SG, the sum of positive products minus valid interpolations', _AGAINST),
+        Advice('But look whether a map follows the network: with valid interpolations that of a network drawn anew is more like it.',
+               'recalibration/sanity', 'gain in likeness of ranks, valid interpolations', _AGAINST)),
+    'What to distrust': (
+        Advice('Insertion alone: IDGI is no better there than a picture of the distance to the centre, which never saw the network.',
+               'controls', 'Insertion score: ig+idgi over centre'),
+        Advice('A gain that smoothness explains: blurring a map by four pixels raises its insertion.', 'controls',
+               'Insertion score: blurred by 4'),
+        Advice('Entropy as the axis of SIC and AIC: it prefers the distance to the centre to every method.', 'controls',
+               'AIC, entropy: ig+idgi over the centre'),
+        Advice('Stability that divides a map by its sum: divided by their size, IDGI\'s maps of the straight path are less stable than '
+               'IG\'s.', 'sample', 'Stability error, L1 with IDGI minus without: IG', _AGAINST),
+        Advice('DiffROAR as a quality: pixels chosen by a map of the true class tell the class by where they are.',
+               'recalibration/diffroar', 'accuracy with the better side minus that of whole images: IG, valid interpolations', _AGAINST),
+        Advice('Smooth gradients as a density that fits: training against the score makes them as smooth as training for it.',
+               'densities', 'Correlation of neighbours: anti-score-matching minus cross-entropy', _AGAINST),
+        Advice('Published score matching as more than a penalty: what it surely does is to make gradients small.', 'densities',
+               'log10 of the squared gradient: score matching minus cross-entropy'))}
 
 # %% ../../nbs/report/advice.ipynb #advi0006
 def found(
@@ -92,8 +107,9 @@ def all_told(
     figures:str|Path='figures', # where the studies' tables are
     root:str='',                # what leads from the page to the repository
 )->str:                         # Markdown
-    "The sentences whose studies have been run, a line each. Raises `InputError` as `found` does."
-    return '\n'.join(f'- {told(a, figures, root)}' for a in ADVICE if found(a, figures) is not None)
+    "The sentences whose studies have been run, a list for each question. Raises `InputError` as `found` does."
+    lists = {q: [f'- {told(a, figures, root)}' for a in some if found(a, figures) is not None] for q, some in ADVICE.items()}
+    return '\n\n'.join('\n'.join([f'**{q}**', '', *lines]) for q, lines in lists.items() if lines)
 
 # %% ../../nbs/report/advice.ipynb #advi0012
 def write(
