@@ -66,6 +66,12 @@ def test_the_sample_is_all_there():
     assert {m['shard']['paper'] for m in manifests} == {'idgi'} and len({(m['code'], m['torch'], m['device']) for m in manifests}) == 1
 
 
+def test_the_controls_are_all_there():
+    rows, manifests = read(SAMPLE.parents[1]/'controls'/'rows', notes := [])
+    assert len(rows) == 3*48*(34 + 33) and len(manifests) == 36 and not rows.duplicated(KEY).any() and not notes # one is corrected only
+    assert len({(m['shard']['protocol'], m['code'], m['torch'], m['device']) for m in manifests}) == 2           # a code for each's methods
+
+
 def test_what_is_not_a_result_is_passed_over(results):
     for name in ('select-net-123.parquet', '.part.parquet', 'a.parquet.tmp', 'notes.txt'): (results/name).write_text('no parquet')
     rows, manifests = read(results)

@@ -43,11 +43,11 @@ from ..study.models import Network
 from ..study.scene import REFERENCE, maps_of
 
 # %% ../../nbs/papers/controls.ipynb #cont0006
-def random(subject): return noise(subject.seeds, subject.pixels.shape[2:], uniform=True)
+def random(subject): return noise(subject.seeds, subject.pixels.shape[2:], uniform=True).to(subject.pixels.device)
 
 def centre(subject):
     "Minus the squared distance to the centre of the image, in its half widths."
-    y, x = (torch.linspace(-1, 1, s) for s in subject.pixels.shape[2:])
+    y, x = (torch.linspace(-1, 1, s, device=subject.pixels.device) for s in subject.pixels.shape[2:])
     return -(y[:, None]**2 + x**2).expand(len(subject.pixels), -1, -1)
 
 def edges(subject):
@@ -104,36 +104,36 @@ def left(subject): return LeftPath(subject.black)
 def slopes(subject): return DecisionPath(subject.black)
 def singular(subject): return SingularPath(subject.black)
 
-def _rules(name, title, path, colour, marker, rules):
-    "A path's method and those of other rules, which are compared with IDGI."
-    for rule, text in rules:
+def _rules(name, title, path, colour, rules):
+    "A path's methods of rules that are compared with IDGI, and IDGI with the plain sum."
+    for rule, text, marker in rules:
         yield Method(f'{name}+{rule.name}', f'{title}, {text}', path, rule, base=f'{name}+idgi' if rule is not idgi else name,
-                                          colour=colour, marker=marker)
+                     colour=colour, marker=marker)
 
-_SIGNS = (idgi, 'IDGI'), (absolute, 'sum of |g dx|')
-_OTHERS = (squares, 'g² alike'), (along, 'g² by g·dx'), (trapezoid_idgi, 'trapezoid IDGI')
+_SIGNS = (idgi, 'IDGI', 's'), (absolute, 'sum of |g dx|', '^')
+_OTHERS = (squares, 'g² alike', 'v'), (along, 'g² by g·dx', '<'), (trapezoid_idgi, 'trapezoid IDGI', 'D')
 METHODS = (
-    Method('ig', 'IG', straight, riemann, colour='#004488'), *_rules('ig', 'IG', straight, '#004488', 's', _SIGNS + _OTHERS),
+    Method('ig', 'IG', straight, riemann, colour='#004488'), *_rules('ig', 'IG', straight, '#004488', _SIGNS + _OTHERS),
     Method('|ig|', 'IG, absolute value', function=torch.abs, of='ig', base='ig', colour='#004488', marker='P'),
-    Method('gig', 'GIG', guided, riemann, colour='#BB5566', exact=('published',)), *_rules('gig', 'GIG', guided, '#BB5566', 's', _SIGNS),
-    Method('blurig', 'BlurIG', blur, riemann, colour='#DDAA33'), *_rules('blurig', 'BlurIG', blur, '#DDAA33', 's', _SIGNS),
+    Method('gig', 'GIG', guided, riemann, colour='#BB5566', exact=('published',)), *_rules('gig', 'GIG', guided, '#BB5566', _SIGNS),
+    Method('blurig', 'BlurIG', blur, riemann, colour='#DDAA33'), *_rules('blurig', 'BlurIG', blur, '#DDAA33', _SIGNS),
     *(Method(f'ig+idgi~{s}', f'IG, IDGI, blurred by {s}', function=partial(blurred, sigma=s), of='ig+idgi', base='ig+idgi',
-             colour='#66CCEE')
-      for s in SIGMAS),
+             colour='#66CCEE', marker=marker)
+      for s, marker in zip(SIGMAS, 'o^sD')),
     Method('gl', 'IG, Gauss-Legendre', legendre, riemann, base='ig', colour='#AAAA00', protocols=('corrected',)),
     Method('paced', 'RiemannOpt, closed form', paced, riemann, base='ig', colour='#EE7733'),
-    Method('paced+idgi', 'RiemannOpt, closed form, IDGI', paced, idgi, base='ig+idgi', colour='#EE7733'),
+    Method('paced+idgi', 'RiemannOpt, closed form, IDGI', paced, idgi, base='ig+idgi', colour='#EE7733', marker='s'),
     Method('powell', 'RiemannOpt, Powell', powell, riemann, base='ig', colour='#CC3311'),
     Method('left', 'Left-IG', left, riemann, base='ig', colour='#228833'),
-    Method('left+idgi', 'Left-IG, IDGI', left, idgi, base='ig+idgi', colour='#228833'),
+    Method('left+idgi', 'Left-IG, IDGI', left, idgi, base='ig+idgi', colour='#228833', marker='s'),
     Method('idg', 'IDG', slopes, decision, base='ig', colour='#AA3377'),
     Method('sig', 'SIG', singular, riemann, base='ig', colour='#CCBB44'),
-    Method('sig+idgi', 'SIG, IDGI', singular, idgi, base='ig+idgi', colour='#CCBB44'),
-    *(Method(name, title, function=f, base='ig+idgi', colour='#888888', marker='x') for name, title, f in (
-        ('random', 'Random', random), ('centre', 'Distance to the centre', centre), ('edges', 'Edges', edges),
-        ('brightness', 'Brightness', brightness),
-        ('gradient', 'Gradient', gradient), ('gradient2', 'Gradient, squared', gradient_squared),
-        ('input', 'Gradient × input', gradient_times_input), ('smoothgrad', 'SmoothGrad', smoothgrad))))
+    Method('sig+idgi', 'SIG, IDGI', singular, idgi, base='ig+idgi', colour='#CCBB44', marker='s'),
+    *(Method(name, title, function=f, base='ig+idgi', colour='#888888', marker=marker) for name, title, f, marker in (
+        ('random', 'Random', random, 'X'), ('centre', 'Distance to the centre', centre, '*'), ('edges', 'Edges', edges, 'd'),
+        ('brightness', 'Brightness', brightness, 'p'), ('gradient', 'Gradient', gradient, 'v'),
+        ('gradient2', 'Gradient, squared', gradient_squared, '^'),
+        ('input', 'Gradient × input', gradient_times_input, '<'), ('smoothgrad', 'SmoothGrad', smoothgrad, 'h'))))
 
 # %% ../../nbs/papers/controls.ipynb #cont0014
 COUNT = 20                  # steps of insertion and deletion
