@@ -5,7 +5,7 @@ PAIR's `saliency`, the metrics against bare forwards, Pillow and pytorch-msssim,
 Whatever is compared runs in turns, other packages in a process of their own, and the ratio is the median of the rounds' ratios, since
 machines are noisy. The network is torchvision's MobileNetV2 with random weights, which are as fast as trained ones and need no download;
 the photographs are scikit-image's."""
-import argparse, json, os, platform, statistics, subprocess, sys, time
+import argparse, importlib.metadata, json, os, platform, statistics, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -277,9 +277,8 @@ def processor():
 PACKAGES = 'torch', 'torchvision', 'numpy', 'pillow', 'captum', 'saliency', 'pytorch-msssim'
 
 def machine(device):
-    import importlib.metadata as m
     name = torch.cuda.get_device_name() if device == 'cuda' else f'{processor()}, {torch.get_num_threads()} threads'
-    return dict(device=name, python=platform.python_version()) | {p: m.version(p) for p in PACKAGES}
+    return dict(device=name, python=platform.python_version()) | {p: importlib.metadata.version(p) for p in PACKAGES}
 
 def picture(table, scales, title):
     import matplotlib.pyplot as plt, seaborn as sns
@@ -337,6 +336,8 @@ def main():
     a = p.parse_args()
     if a.one: return one(*a.one, a.device, a.points)
     if a.other: return other(a.device, a.other[0], a.points, a.other[1])
+    try: on = machine(a.device)
+    except importlib.metadata.PackageNotFoundError as e: p.error(f'{e.name} is not installed; `make bench` installs what is measured here')
     rounds, n, B = (1, 16, 2) if a.quick else (a.rounds, 32, 8)
     out, name = Path(a.out), 'cuda' if a.device == 'cuda' else 'cpu'
     out.mkdir(parents=True, exist_ok=True)
@@ -355,7 +356,7 @@ def main():
         else: lines += [*peers(s, max(1, rounds-2), n//2, *how), *scoring(s[:2], rounds, *how),
                         *whole(s[:2], items[:2], 1, (2, 4) if a.quick else PAPER.steps, *how)]
     scales = kept['scales'] if a.only == 'floors' else scale(a.device, a.quick, a.points)
-    table, scales, on = pd.DataFrame(lines), pd.DataFrame(scales), machine(a.device)
+    table, scales = pd.DataFrame(lines), pd.DataFrame(scales)
     text = report(table, scales, on, rounds, a.points)
     (out/f'{name}.md').write_text(text)
     (out/f'{name}.json').write_text(json.dumps(dict(machine=on, table=lines, scales=scales.to_dict('records')), indent=1) + '\n')
