@@ -137,7 +137,6 @@ METHODS = (
 
 # %% ../../nbs/papers/controls.ipynb #cont0014
 COUNT = 20                  # steps of insertion and deletion
-FEWER = (.2, .4, .6, .8)    # of the pixels, for ROAD, where pytorch-grad-cam has nine: the systems of the largest cost most
 
 def _removed(scene):
     "Maps that are nowhere negative are their own absolute values, and evaluated once."
@@ -155,11 +154,15 @@ def _removed(scene):
     share = mass([*size], torch.tensor([int(s.x[0, 0].numel()*i/COUNT) for i in range(COUNT + 1)]), order)
     return dict(deletion=Deletion(lost).score, mas=mas(shown, share), mas_deletion=mas(gone, share, gone=True))
 
+# %% ../../nbs/papers/controls.ipynb #cont0027
+FEWER = (.2, .4, .6, .8)    # of the pixels, for ROAD, where pytorch-grad-cam has nine: the systems of the largest cost most
+
 def _imputed(scene):
     s = scene.subject
     return dict(road=road(s.net.module, s.x, scene.maps.unbind(), s.target, FEWER, seeds=s.seeds, batch_size=scene.batch_size,
                           tick=scene.forwards, places=scene.places).score)
 
+# %% ../../nbs/papers/controls.ipynb #cont0029
 CHANGED = .2                # deviation of the noise of infidelity, in normalised values; it is grey, since a map knows no channels
 
 def _changed(scene):
@@ -174,6 +177,7 @@ def _unexplained(scene):
     each = [m[:, None].expand_as(s.x) for m in scene.maps]
     return dict(infidelity=infidelity(s.net.module, s.x, s.target, each, grey, lost=lost)/lost.square().mean(0))
 
+# %% ../../nbs/papers/controls.ipynb #cont0031
 REMOVED, ROAD = Measurement('removed', _removed, forwards=57), Measurement('road', _imputed, forwards=2*len(FEWER), seconds=.55)
 UNEXPLAINED = Measurement('unexplained', _unexplained, shared=10)
 METRICS = (*(m for m in STUDIED if m.name in SIX and m.name != 'insertion_ratio'),
@@ -224,10 +228,11 @@ CLAIMS = (*(c for p in ('ig', 'gig', 'blurig') for c in _suffices(SIGN, f'{p}+id
             for m in _NAMES),
           *(Claim(PACED, f'{_NAMES["insertion"]}: {m.name} over IG', better('ig'), ('insertion',), (m.name,), protocols=m.protocols)
             for m in METHODS if m.name in ('gl', 'paced', 'powell', 'left', 'idg', 'sig')),
-          *(Claim(FIFTH, f'insertion: {m} minus 1.2 IG', beyond('ig', 1.2), ('insertion',), (m,)) for m in ('paced', 'powell')),
-          *(Claim(text, f'{_NAMES[m]}: {k} over the centre', better('centre'), (m,), (k,), limit=limit, above=above)
-            for text, axis, limit, above in ((DISC, 'entropy', 0., False), (ALIKE, 'msssim', -MATTERS, True))
-            for m in _NAMES if axis in m for k in _SEEN))
+          *(Claim(FIFTH, f'{_NAMES["insertion"]}: {m} minus 1.2 IG', beyond('ig', 1.2), ('insertion',), (m,)) for m in ('paced', 'powell')),
+          *(Claim(DISC, f'{_NAMES[m]}: {k.name} over the centre', better('centre'), (m,), (k.name,), above=False, main=k.name in _SEEN,
+                  protocols=k.protocols) for m in _NAMES if 'entropy' in m for k in METHODS if k.path),
+          *(Claim(ALIKE, f'{_NAMES[m]}: {k} over the centre', better('centre'), (m,), (k,), limit=-MATTERS)
+            for m in _NAMES if 'msssim' in m for k in _SEEN))
 
 # %% ../../nbs/papers/controls.ipynb #cont0018
 @styled
@@ -261,7 +266,7 @@ def figures(
     photographs=None,  # none are needed
 )->tuple[dict[str,Drawing],list[str]]: # by file name; notes on what cannot be drawn
     "One list of methods and controls for every protocol."
-    about = 'Means over images and networks. The darker, the better within its column; lower is better for deletion.'
+    about = 'Means over images and networks. The darker, the better within its column; lower is better for deletion and infidelity.'
     return {f'floor-{p}': Drawing(f'Methods and controls, {p} protocol', about, partial(floor, rows[rows.protocol == p], paper), own=True)
             for p in sorted(rows.protocol.unique())}, []
 

@@ -34,8 +34,8 @@ ADVICE = {
                'Insertion score: ig+idgi over ig+absolute'),
         Advice('Where pixels are taken away it has not: there IDGI is above the sum.', 'controls',
                'MAS, deletion: ig+idgi over ig+absolute', _AGAINST),
-        Advice('And the sum follows the network least: its maps are much like those of a network drawn anew.', 'controls/sanity',
-               'ig+absolute minus the gradient', _AGAINST),
+        Advice('And of the five that were compared the sum follows the network least: its maps are much like those of a network drawn '
+               'anew.', 'controls/sanity', 'ig+absolute minus the gradient', _AGAINST),
         Advice('Expect less of IDGI where a network learned with label smoothing and mixup, be there shortcuts in it or not.', 'exception',
                'gain with the recipe minus without, mean of both networks')),
     'How many steps': (
@@ -58,8 +58,8 @@ ADVICE = {
                'controls', 'Insertion score: ig+idgi over centre'),
         Advice('A gain that smoothness explains: blurring a map by four pixels raises its insertion.', 'controls',
                'Insertion score: blurred by 4'),
-        Advice('Entropy as the axis of SIC and AIC: it prefers the distance to the centre to every method.', 'controls',
-               'AIC, entropy: ig+idgi over the centre'),
+        Advice('Entropy as the axis of SIC and AIC: it prefers the distance to the centre to every method, BlurIG with the sum of |g dx| '
+               'among them, which comes nearest.', 'controls', 'AIC, entropy: blurig+absolute over the centre'),
         Advice('Stability that divides a map by its sum: divided by their size, IDGI\'s maps of the straight path are less stable than '
                'IG\'s.', 'sample', 'Stability error, L1 with IDGI minus without: IG', _AGAINST),
         Advice('DiffROAR as a quality: pixels chosen by a map of the true class tell the class by where they are.',
