@@ -36,8 +36,7 @@ ADVICE = {
                'MAS, deletion: ig+idgi over ig+absolute', _AGAINST),
         Advice('And of the five that were compared the sum follows the network least: its maps are much like those of a network drawn '
                'anew.', 'controls/sanity', 'ig+absolute minus the gradient', _AGAINST),
-        Advice('The rule does more than the path: of the newer paths Left-IG raises insertion over IG, and by little.', 'controls',
-               'Insertion score: left over IG'),
+        Advice('Of the newer paths Left-IG raises insertion over IG, if by little.', 'controls', 'Insertion score: left over IG'),
         Advice('Expect less of IDGI where a network learned with label smoothing and mixup, be there shortcuts in it or not.', 'exception',
                'gain with the recipe minus without, mean of both networks')),
     'How many steps': (
